@@ -1,0 +1,1 @@
+"""From a raw event log to a prepared dataset."""

@@ -1,0 +1,1 @@
+"""The raw formats that mbrec reads: one file per format."""

@@ -1,0 +1,407 @@
+"""The prepared dataset: one folder, its one reader and its one writer.
+
+    manifest.json         what it is, the funnel, the split, versions, hashes
+    users.parquet         user_idx ↔ user_id          items.parquet likewise
+    interactions.parquet  user_idx, item_idx, behavior, timestamp, split
+    graph.bin             DGL heterograph of the training pairs; a cache that can be made again
+    rejects.parquet       malformed rows: file, line, reason, text
+
+`interactions.parquet` is sorted by behavior (in cascade order), split, user and item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mbrec.columns import (
+    BEHAVIOR,
+    GLOBAL,
+    ITEM_ID,
+    ITEM_IDX,
+    SPLIT,
+    SPLITS,
+    TIMESTAMP,
+    USER_ID,
+    USER_IDX,
+    Split,
+)
+from mbrec.errors import ArtefactError, DataError, LeakageError
+from mbrec.files import atomic_folder, read_json, sha256, write_json
+from mbrec.graph import IntArray, Pairs, build_graph, edge_type, load_graph, save_graph
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+USERS = "users.parquet"
+ITEMS = "items.parquet"
+INTERACTIONS = "interactions.parquet"
+GRAPH = "graph.bin"
+REJECTS = "rejects.parquet"
+
+INTERACTIONS_SCHEMA = pa.schema(
+    [
+        (USER_IDX, pa.int32()),
+        (ITEM_IDX, pa.int32()),
+        (BEHAVIOR, pa.string()),
+        (TIMESTAMP, pa.int64()),
+        (SPLIT, pa.string()),
+    ]
+)
+REJECTS_SCHEMA = pa.schema(
+    [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
+)
+
+log = logging.getLogger(__name__)
+
+
+class PreparedDataset:
+    """A prepared dataset, opened for reading.
+
+    Args:
+        path: The folder that `mbrec prep` wrote.
+        splits: The splits that may be read. Whatever trains or selects opens the dataset without
+            "test" and cannot reach a test row through it.
+
+    Raises:
+        ArtefactError: The folder is no prepared dataset, damaged, or of another schema version.
+    """
+
+    def __init__(self, path: Path | str, splits: Sequence[Split] = SPLITS) -> None:
+        self.path = Path(path)
+        self.splits = tuple(splits)
+        if not (self.path / MANIFEST).is_file():
+            raise ArtefactError(
+                f"{self.path} is no prepared dataset (it has no {MANIFEST}).",
+                "Make one with `mbrec prep`.",
+            )
+        self.manifest = read_json(self.path / MANIFEST, "manifest")
+        try:
+            version = self.manifest["schema_version"]
+            self.behaviors: tuple[str, ...] = tuple(self.manifest["behaviors"])
+            self.num_users = int(self.manifest["counts"]["users"])
+            self.num_items = int(self.manifest["counts"]["items"])
+            self.content_hash = str(self.manifest["content_hash"])
+            self._hashes: dict[str, str] = dict(self.manifest["files"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path / MANIFEST, f"no usable {error}") from error
+        if version != SCHEMA_VERSION:
+            raise ArtefactError(
+                f"{self.path} has schema version {version}; this mbrec reads {SCHEMA_VERSION}.",
+                "Run `mbrec prep` again.",
+            )
+
+    @property
+    def target(self) -> str:
+        """The last behavior of the cascade."""
+        return self.behaviors[-1]
+
+    @cached_property
+    def user_ids(self) -> pa.Array:
+        """The shop's user ids (int64 or string) at positions 0 … U-1."""
+        return self._ids(USERS, USER_ID, self.num_users)
+
+    @cached_property
+    def item_ids(self) -> pa.Array:
+        """The shop's item ids (int64 or string) at positions 0 … I-1."""
+        return self._ids(ITEMS, ITEM_ID, self.num_items)
+
+    def pairs(self, behavior: str, split: Split) -> Pairs:
+        """The distinct pairs of one behavior and split, sorted by user, then item.
+
+        Raises:
+            LeakageError: `split` is not among the splits this dataset was opened with.
+        """
+        rows = self._rows(behavior, split)
+        table = self._interactions
+        return Pairs(table.user_idx[rows], table.item_idx[rows])
+
+    def timestamps(self, behavior: str, split: Split) -> pa.Array:
+        """Unix seconds (int64, null where unknown) of the rows that `pairs` gives, in its order.
+
+        Raises:
+            LeakageError: `split` is not among the splits this dataset was opened with.
+        """
+        rows = self._rows(behavior, split)
+        return self._interactions.timestamps.slice(rows.start, rows.stop - rows.start)
+
+    def _rows(self, behavior: str, split: Split) -> slice:
+        if split not in self.splits:
+            raise LeakageError(
+                f"The {split} rows of {self.path} were asked for by code that must not see them.",
+                f"It opened the dataset for {', '.join(self.splits)} only.",
+            )
+        if behavior not in self.behaviors:
+            raise DataError(
+                f"{self.path} has no behavior {behavior!r}.",
+                f"It has {', '.join(self.behaviors)}.",
+            )
+        return self._interactions.rows(self.behaviors.index(behavior), split)
+
+    def train_relations(self) -> dict[str, Pairs]:
+        """Behavior → training pairs, in cascade order."""
+        return {behavior: self.pairs(behavior, "train") for behavior in self.behaviors}
+
+    def graph(self) -> Any:
+        """The DGL heterograph of the training pairs; made again if its file is missing or changed.
+
+        The file is read only if its hash is the one that the manifest records.
+        """
+        path = self.path / GRAPH
+        if path.is_file() and sha256(path) == self._hashes.get(GRAPH):
+            return load_graph(path)
+        log.warning("%s is missing or was changed; building the graph from %s.", path, INTERACTIONS)
+        return build_graph(self.train_relations(), self.num_users, self.num_items)
+
+    @cached_property
+    def _interactions(self) -> Interactions:
+        self._check_hash(INTERACTIONS)
+        return Interactions.read(self.path / INTERACTIONS, self.behaviors)
+
+    def _ids(self, name: str, column: str, count: int) -> pa.Array:
+        self._check_hash(name)
+        ids = pq.read_table(self.path / name, columns=[column])[column].combine_chunks()
+        if len(ids) != count:
+            raise _damaged(self.path / name, f"{len(ids)} ids where the manifest has {count}")
+        return ids
+
+    def _check_hash(self, name: str) -> None:
+        path = self.path / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing.", "Run `mbrec prep` again.")
+        if sha256(path) != self._hashes.get(name):
+            raise _damaged(path, "its SHA-256 is not the one in the manifest")
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The columns of `interactions.parquet`, sorted by part, user and item.
+
+    A part is one behavior's share of one split, numbered `3 * behavior + split`; each is a
+    contiguous run of rows, so it is read without copying.
+    """
+
+    user_idx: IntArray  # (N,)
+    item_idx: IntArray  # (N,)
+    part: npt.NDArray[np.int16]  # (N,)
+    timestamps: pa.Array  # (N,) int64, null where unknown
+
+    @classmethod
+    def read(cls, path: Path, behaviors: Sequence[str]) -> Interactions:
+        """Read the file.
+
+        Raises:
+            ArtefactError: It is no Parquet file, lacks a column, or holds an unknown name.
+        """
+        try:
+            table = pq.read_table(
+                path, columns=INTERACTIONS_SCHEMA.names, read_dictionary=[BEHAVIOR, SPLIT]
+            )
+            behavior = _codes(table[BEHAVIOR], behaviors)
+            split = _codes(table[SPLIT], SPLITS)
+            timestamps = table[TIMESTAMP].cast(pa.int64())
+            return cls(
+                user_idx=table[USER_IDX].to_numpy().astype(np.int32, copy=False),
+                item_idx=table[ITEM_IDX].to_numpy().astype(np.int32, copy=False),
+                part=behavior * np.int16(len(SPLITS)) + split,
+                timestamps=_one_chunk(timestamps),
+            )
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise _damaged(path, str(error)) from error
+
+    def rows(self, behavior: int, split: Split) -> slice:
+        """Where the rows of behavior number `behavior` and `split` stand."""
+        part = behavior * len(SPLITS) + SPLITS.index(split)
+        start, stop = np.searchsorted(self.part, [part, part + 1])
+        return slice(int(start), int(stop))
+
+    def pairs(self, rows: slice) -> Pairs:
+        """The pairs of some rows, without copying."""
+        return Pairs(self.user_idx[rows], self.item_idx[rows])
+
+    def count(self, behaviors: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Split → behavior → number of rows."""
+        sizes = np.bincount(self.part, minlength=len(behaviors) * len(SPLITS))
+        table = sizes.reshape(len(behaviors), len(SPLITS))
+        return {
+            split: {name: int(table[k, s]) for k, name in enumerate(behaviors)}
+            for s, split in enumerate(SPLITS)
+        }
+
+    def check(self, behaviors: Sequence[str]) -> None:
+        """Check the promises every reader relies on: sorted, and no pair twice in a behavior.
+
+        Raises:
+            DataError: Naming the behavior and splits that break them.
+        """
+        if np.any(np.diff(self.part) < 0):
+            raise DataError("The interactions are not sorted by behavior and split.")
+        width = int(self.item_idx.max(initial=0)) + 1
+        for code, behavior in enumerate(behaviors):
+            keys: dict[str, npt.NDArray[np.int64]] = {}
+            for split in SPLITS:
+                pairs = self.pairs(self.rows(code, split))
+                keys[split] = pairs.user_idx.astype(np.int64) * width + pairs.item_idx
+                if np.any(np.diff(keys[split]) <= 0):
+                    raise DataError(
+                        f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
+                    )
+            for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+                both = np.isin(keys[second], keys[first], assume_unique=True)
+                if both.any():
+                    raise DataError(
+                        f"{int(both.sum())} pairs of {behavior!r} stand in {first} and {second}.",
+                        "A pair of one behavior may stand in one split only.",
+                    )
+
+
+@dataclass
+class DatasetWriter:
+    """Collects the files of a dataset in a temporary folder; `finish` completes it.
+
+    Whoever prepares data writes `INTERACTIONS`, `USERS`, `ITEMS` and `REJECTS` into `folder`
+    (with any engine, in the row order given at the top of this module), then calls `finish`.
+    """
+
+    folder: Path
+    finished: bool = field(default=False, init=False)
+
+    def finish(self, behaviors: Sequence[str], manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the files, build the graph, hash everything and write the manifest.
+
+        Args:
+            behaviors: The cascade order, target last.
+            manifest: What only the preparation knows: source, funnel, split, inputs, options,
+                versions. `counts` is merged with the counts found here.
+
+        Returns:
+            The complete manifest.
+
+        Raises:
+            DataError: A pair of one behavior stands twice, or training is empty.
+        """
+        table = Interactions.read(self.folder / INTERACTIONS, behaviors)
+        table.check(behaviors)
+        users = pq.read_table(self.folder / USERS, columns=[USER_ID])[USER_ID]
+        items = pq.read_table(self.folder / ITEMS, columns=[ITEM_ID])[ITEM_ID]
+        relations = {
+            behavior: table.pairs(table.rows(code, "train"))
+            for code, behavior in enumerate(behaviors)
+        }
+        if not any(len(pairs) for pairs in relations.values()):
+            raise DataError("No training rows are left.", "Loosen the filters or the split.")
+        graph = build_graph(relations, len(users), len(items))
+        save_graph(graph, self.folder / GRAPH)
+        counts = {
+            **manifest.get("counts", {}),
+            "users": len(users),
+            "items": len(items),
+            "interactions": len(table.user_idx),
+            "splits": table.count(behaviors),
+            "global_train_pairs": graph.num_edges(edge_type(GLOBAL)),
+        }
+        complete = {
+            "schema_version": SCHEMA_VERSION,
+            **manifest,
+            "behaviors": list(behaviors),
+            "counts": counts,
+            "content_hash": _content_hash(behaviors, users, items, table),
+            "files": {
+                name: sha256(self.folder / name)
+                for name in (USERS, ITEMS, INTERACTIONS, GRAPH, REJECTS)
+            },
+        }
+        write_json(self.folder / MANIFEST, complete)
+        self.finished = True
+        return complete
+
+
+@contextmanager
+def write_dataset(path: Path, *, force: bool = False) -> Iterator[DatasetWriter]:
+    """Write a dataset to `path` atomically: it appears complete or not at all.
+
+    Raises:
+        UsageError: `path` exists and `force` is not given.
+    """
+    with atomic_folder(path, force=force) as folder:
+        writer = DatasetWriter(folder)
+        yield writer
+        if not writer.finished:
+            raise RuntimeError("DatasetWriter.finish was not called")
+
+
+def check_behaviors(behaviors: Sequence[str]) -> tuple[str, ...]:
+    """Check a cascade order: at least one name, all distinct, none reserved.
+
+    Raises:
+        DataError: Otherwise.
+    """
+    names = tuple(behaviors)
+    if not names or any(not name.strip() for name in names):
+        raise DataError("The list of behaviors has an empty name.", "Name at least one behavior.")
+    if len(set(names)) != len(names):
+        raise DataError(f"A behavior is named twice: {', '.join(names)}.", "Name each one once.")
+    if GLOBAL in names:
+        raise DataError(f"{GLOBAL!r} is the name of the merged relation.", "Rename that behavior.")
+    return names
+
+
+def _content_hash(
+    behaviors: Sequence[str],
+    users: pa.ChunkedArray,
+    items: pa.ChunkedArray,
+    interactions: Interactions,
+) -> str:
+    """A hash of what the dataset says, independent of how Parquet happens to store it."""
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, list(behaviors)]).encode())
+    for ids in (users, items):
+        digest.update(f"|{ids.type}|{len(ids)}|".encode())
+        if pa.types.is_integer(ids.type):
+            digest.update(ids.to_numpy().tobytes())
+        else:
+            digest.update(pc.binary_length(ids).to_numpy().tobytes())
+            digest.update("".join(ids.to_pylist()).encode())
+    for array in (
+        interactions.user_idx,
+        interactions.item_idx,
+        interactions.part,
+        pc.fill_null(interactions.timestamps, np.iinfo(np.int64).min).to_numpy(),
+    ):
+        digest.update(b"|")
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int16]:
+    """The position in `names` of every value of a dictionary-encoded column."""
+    encoded = _one_chunk(column.unify_dictionaries())
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    known = {name: code for code, name in enumerate(names)}
+    values = encoded.dictionary.to_pylist()
+    lookup = np.array([known.get(value, -1) for value in values] or [0], dtype=np.int16)
+    if encoded.null_count or (lookup < 0).any():
+        raise ValueError(f"a value other than {', '.join(names)}")
+    indices: npt.NDArray[np.int32] = encoded.indices.to_numpy()
+    return lookup[indices]
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def _damaged(path: Path, why: str) -> ArtefactError:
+    return ArtefactError(f"{path} is damaged: {why}.", "Run `mbrec prep` again.")

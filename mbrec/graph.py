@@ -1,0 +1,82 @@
+"""The heterograph of a shop: users, items, one relation per behavior, and the merged one.
+
+A relation is a pair of canonical edge types, one per direction:
+``(user, click, item)`` and ``(item, click-by, user)``. The relation `GLOBAL` is the deduplicated
+union of all behaviors. Only training pairs are ever in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mbrec.backend import dgl
+from mbrec.columns import GLOBAL, ITEM, USER
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Distinct (user, item) pairs of one relation, as two int32 index arrays of equal length."""
+
+    user_idx: IntArray  # (E,)
+    item_idx: IntArray  # (E,)
+
+    def __len__(self) -> int:
+        return len(self.user_idx)
+
+
+def edge_type(relation: str) -> tuple[str, str, str]:
+    """The canonical edge type of `relation` from users to items."""
+    return USER, relation, ITEM
+
+
+def reverse_edge_type(relation: str) -> tuple[str, str, str]:
+    """The canonical edge type of `relation` from items to users."""
+    return ITEM, f"{relation}-by", USER
+
+
+def merge(relations: Mapping[str, Pairs], num_items: int) -> Pairs:
+    """The deduplicated union of the pairs of several relations, sorted by user, then item."""
+    keys = [p.user_idx.astype(np.int64) * num_items + p.item_idx for p in relations.values()]
+    merged = np.unique(np.concatenate(keys)) if keys else np.empty(0, dtype=np.int64)
+    users, items = np.divmod(merged, max(num_items, 1))
+    return Pairs(users.astype(np.int32), items.astype(np.int32))
+
+
+def build_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) -> Any:
+    """Build the DGL heterograph of `relations` plus `GLOBAL`, both directions of each.
+
+    Args:
+        relations: Behavior → its distinct training pairs, in cascade order.
+        num_users: U; users without any edge are nodes all the same.
+        num_items: I.
+
+    Returns:
+        A `dgl.DGLGraph` with int32 structure, 2 (K + 1) edge types.
+    """
+    import torch
+
+    edges: dict[tuple[str, str, str], Any] = {}
+    for relation, pairs in {**relations, GLOBAL: merge(relations, num_items)}.items():
+        users, items = torch.from_numpy(pairs.user_idx), torch.from_numpy(pairs.item_idx)
+        edges[edge_type(relation)] = (users, items)
+        edges[reverse_edge_type(relation)] = (items, users)
+    return dgl().heterograph(edges, {USER: num_users, ITEM: num_items})
+
+
+def save_graph(graph: Any, path: Path) -> None:
+    """Write `graph` to `path` in DGL's own binary format."""
+    dgl().save_graphs(str(path), [graph])  # a Path is refused
+
+
+def load_graph(path: Path) -> Any:
+    """Read the one graph that `save_graph` wrote to `path`."""
+    graphs, _ = dgl().load_graphs(str(path))
+    return graphs[0]

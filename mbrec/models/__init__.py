@@ -1,0 +1,1 @@
+"""The methods that mbrec offers: one file per method, one registry."""

@@ -1,0 +1,207 @@
+"""A run: the folder that training writes and that evaluation and export read.
+
+    run.json                what was trained, on which data, by which versions, how it went
+    config.toml             every setting, resolved
+    metrics.jsonl           one line per epoch
+    embeddings.safetensors  user/<behavior> (U, d) and item/<behavior> (I, d), float32
+    users.parquet, items.parquet   row of an embedding ↔ the shop's id
+    checkpoints/            what `--resume` needs
+
+Reading a run needs neither DGL nor a GPU, and nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mbrec.columns import ITEM_ID, ITEM_IDX, SPLITS, USER_ID, USER_IDX, Split
+from mbrec.dataset import PreparedDataset
+from mbrec.errors import ArtefactError
+from mbrec.files import atomic_path, read_json, sha256, write_json
+from mbrec.scoring import Factors
+
+SCHEMA_VERSION = 1
+RUN = "run.json"
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+EMBEDDINGS = "embeddings.safetensors"
+USERS = "users.parquet"
+ITEMS = "items.parquet"
+CHECKPOINTS = "checkpoints"
+
+
+class Run:
+    """A finished run, opened for reading.
+
+    Raises:
+        ArtefactError: The folder is no run, not finished, damaged, or of another schema version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not (self.path / RUN).is_file():
+            raise ArtefactError(
+                f"{self.path} is no run (it has no {RUN}).", "Make one with `mbrec train`."
+            )
+        self.info = read_json(self.path / RUN, "run")
+        try:
+            version = self.info["schema_version"]
+            self.model = str(self.info["model"])
+            self.behaviors: tuple[str, ...] = tuple(self.info["behaviors"])
+            self.dataset_hash = str(self.info["dataset"]["content_hash"])
+            self.dataset_path = Path(self.info["dataset"]["path"])
+            self._hashes: dict[str, str] = dict(self.info["files"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path / RUN, f"no usable {error}") from error
+        if version != SCHEMA_VERSION:
+            raise ArtefactError(
+                f"{self.path} has schema version {version}; this mbrec reads {SCHEMA_VERSION}.",
+                "Train it again.",
+            )
+        if not self._hashes:
+            raise ArtefactError(
+                f"The training in {self.path} has not finished.",
+                "Go on with `mbrec train … --resume`.",
+            )
+
+    @cached_property
+    def user_ids(self) -> pa.Array:
+        """The shop's user ids at positions 0 … U-1."""
+        return self._ids(USERS, USER_ID)
+
+    @cached_property
+    def item_ids(self) -> pa.Array:
+        """The shop's item ids at positions 0 … I-1."""
+        return self._ids(ITEMS, ITEM_ID)
+
+    def factors(self, behavior: str) -> Factors:
+        """The final embeddings that rank `behavior`.
+
+        Raises:
+            ArtefactError: The run has no such behavior, or its file is damaged.
+        """
+        try:
+            user_emb, item_emb = (self._tensors[f"{side}/{behavior}"] for side in ("user", "item"))
+        except KeyError:
+            raise ArtefactError(
+                f"{self.path} has no embeddings for {behavior!r}.",
+                f"It has {', '.join(self.behaviors)}.",
+            ) from None
+        return Factors(user_emb, item_emb)
+
+    def dataset(
+        self, path: Path | str | None = None, splits: Sequence[Split] = SPLITS
+    ) -> PreparedDataset:
+        """The dataset this run was trained on, checked by its content hash.
+
+        Args:
+            path: Where it is now; by default, where it was at training.
+            splits: The splits that the caller may read.
+
+        Raises:
+            ArtefactError: It is not there, or is another dataset.
+        """
+        place = Path(path) if path is not None else self.dataset_path
+        if not place.exists():
+            raise ArtefactError(
+                f"The dataset of {self.path} is not at {place} any more.",
+                "Say where it is with --data.",
+            )
+        dataset = PreparedDataset(place, splits)
+        if dataset.content_hash != self.dataset_hash:
+            raise ArtefactError(
+                f"{place} is not the dataset that {self.path} was trained on (content hash "
+                f"{dataset.content_hash[:12]}, the run has {self.dataset_hash[:12]}).",
+                "Figures on it would be wrong; give the right one with --data, or train again.",
+            )
+        return dataset
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        path = self._checked(EMBEDDINGS)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, str(error)) from error
+
+    def _ids(self, name: str, column: str) -> pa.Array:
+        path = self._checked(name)
+        try:
+            return pq.read_table(path, columns=[column])[column].combine_chunks()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise _damaged(path, str(error)) from error
+
+    def _checked(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing.", "Train again, or fetch the whole folder.")
+        if sha256(path) != self._hashes.get(name):
+            raise _damaged(path, "its SHA-256 is not the one in run.json")
+        return path
+
+
+def finish_run(
+    path: Path,
+    info: Mapping[str, Any],
+    factors: Mapping[str, Factors],
+    dataset: PreparedDataset,
+) -> None:
+    """Write what readers of a run need: embeddings, ids, and `run.json` last.
+
+    Args:
+        path: The run's folder, which exists.
+        info: What is known of the run; `schema_version`, `behaviors`, `dataset` and `files` are
+            added here.
+        factors: Behavior → final embeddings.
+        dataset: What it was trained on.
+    """
+    tensors = {}
+    for behavior, factor in factors.items():
+        tensors[f"user/{behavior}"] = factor.user_emb.detach().cpu().float().contiguous()
+        tensors[f"item/{behavior}"] = factor.item_emb.detach().cpu().float().contiguous()
+    with atomic_path(path / EMBEDDINGS) as temporary:
+        # Behaviors may share a tensor (one embedding for all); safetensors wants its own for each.
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary)
+    for name, idx, column, ids in (
+        (USERS, USER_IDX, USER_ID, dataset.user_ids),
+        (ITEMS, ITEM_IDX, ITEM_ID, dataset.item_ids),
+    ):
+        with atomic_path(path / name) as temporary:
+            rows = pa.array(range(len(ids)), pa.int32())
+            pq.write_table(pa.table({idx: rows, column: ids}), temporary)
+    write_run_info(
+        path, info, dataset, {name: sha256(path / name) for name in (EMBEDDINGS, USERS, ITEMS)}
+    )
+
+
+def write_run_info(
+    path: Path, info: Mapping[str, Any], dataset: PreparedDataset, files: Mapping[str, str]
+) -> None:
+    """Write `run.json`; `files` maps finished artefacts to their SHA-256, empty while training."""
+    write_json(
+        path / RUN,
+        {
+            "schema_version": SCHEMA_VERSION,
+            **info,
+            "behaviors": list(dataset.behaviors),
+            "dataset": {
+                "path": str(dataset.path.resolve()),
+                "content_hash": dataset.content_hash,
+                "source": dataset.manifest.get("source"),
+            },
+            "files": dict(files),
+        },
+    )
+
+
+def _damaged(path: Path, why: str) -> ArtefactError:
+    return ArtefactError(f"{path} is damaged: {why}.", "Train again, or fetch the file anew.")

@@ -1,0 +1,60 @@
+"""Installation of mbrec.
+
+``cli`` and ``data_prep`` are folders at the top level of this repository, and both names are used
+by other distributions on the package index. They are therefore installed *inside* the package, as
+``mbrec.cli`` and ``mbrec.data_prep``: nothing collides in a user's environment, and an import such
+as ``from mbrec.data_prep.pipeline import prepare`` is found at ``data_prep/pipeline.py``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = (HERE / "mbrec" / "version.py").read_text(encoding="utf-8").split('"')[-2]
+
+setup(
+    name="mbrec",
+    version=VERSION,
+    description="Multi-behavior recommendation: ranked lists for every user and every behavior",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    package_dir={"mbrec": "mbrec", "mbrec.cli": "cli", "mbrec.data_prep": "data_prep"},
+    packages=[
+        *find_packages(include=["mbrec", "mbrec.*"]),
+        *(f"mbrec.{name}" for name in find_packages(include=["cli", "cli.*"])),
+        *(f"mbrec.{name}" for name in find_packages(include=["data_prep", "data_prep.*"])),
+    ],
+    package_data={"mbrec": ["py.typed"]},
+    install_requires=[
+        "torch>=2.2",
+        "dgl>=2.1,<3",
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "pyarrow>=16",
+        "duckdb>=1.1",
+        "ibis-framework[duckdb]>=10",
+        "click>=8.1",
+        "pydantic>=2.7,<3",
+        "safetensors>=0.4.3",
+        "packaging>=23",
+        "tqdm>=4.66",
+        "tomli>=2; python_version < '3.11'",
+        "tomli-w>=1",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8",
+            "pytest-cov>=5",
+            "pytest-xdist>=3",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "pandas-stubs",
+        ],
+    },
+    entry_points={"console_scripts": ["mbrec=mbrec.cli.main:main"]},
+    zip_safe=False,
+)
