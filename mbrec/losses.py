@@ -1,0 +1,59 @@
+"""The losses that several methods share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Bayesian personalized ranking: the mean of -ln σ(ŷ_ui - ŷ_uj) (Rendle et al., UAI 2009).
+
+    Written as softplus, which stays finite for any finite scores.
+
+    Args:
+        positive: Scores of observed pairs. (B,)
+        negative: Scores of unobserved pairs. (B, N)
+
+    Returns:
+        A scalar.
+    """
+    return F.softplus(negative - positive.unsqueeze(1)).mean()
+
+
+def info_nce(
+    anchor: Tensor, positive: Tensor, temperature: float, *, cosine: bool = True
+) -> Tensor:
+    """InfoNCE with in-batch negatives (van den Oord et al., 2018; equations 10-11 of BiGEL).
+
+    The positive of row n is row n of `positive`; all other rows are its negatives.
+
+    Args:
+        anchor: One view of B distinct nodes. (B, d)
+        positive: The other view of the same nodes, in the same order. (B, d)
+        temperature: τ > 0.
+        cosine: Compare by cosine; else by inner product.
+
+    Returns:
+        A scalar: the mean over rows of logsumexp_m(s_nm / τ) - s_nn / τ.
+
+    Memory: O(B²).
+    """
+    if cosine:
+        anchor, positive = F.normalize(anchor, dim=1), F.normalize(positive, dim=1)
+    similarity = anchor @ positive.T / temperature  # (B, B)
+    return (torch.logsumexp(similarity, dim=1) - similarity.diagonal()).mean()
+
+
+def squared_norm(*embeddings: Tensor) -> Tensor:
+    """½ Σ ‖e‖² over all rows given, divided by the rows of the first: L2 as a batch sees it.
+
+    Args:
+        *embeddings: Each (B, …, d).
+
+    Returns:
+        A scalar.
+    """
+    total = torch.stack([embedding.square().sum() for embedding in embeddings]).sum()
+    return total / (2 * max(len(embeddings[0]), 1))

@@ -1,0 +1,126 @@
+"""What a method has to offer to be trained, evaluated and exported by mbrec."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from mbrec.errors import TrainingError
+from mbrec.graph import Pairs
+from mbrec.propagation import Engine, Nodes, Relation
+from mbrec.sampling import Batch
+from mbrec.scoring import Factors
+
+Initializer = Literal["normal", "xavier"]
+
+
+class MethodConfig(BaseModel):
+    """Base of the settings of a method: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know: the training part of a dataset, and nothing of the held-out parts."""
+
+    behaviors: tuple[str, ...]  # cascade order, target last
+    num_users: int
+    num_items: int
+    train: Mapping[str, Pairs]  # behavior → distinct training pairs
+    engine: Engine | None  # message passing; None for methods that need none
+    generator: torch.Generator  # for initial weights
+    device: torch.device
+
+    @property
+    def target(self) -> str:
+        """The last behavior of the cascade."""
+        return self.behaviors[-1]
+
+    @property
+    def auxiliaries(self) -> tuple[str, ...]:
+        """All behaviors but the target, in cascade order."""
+        return self.behaviors[:-1]
+
+    def relation(self, name: str) -> Relation:
+        """A behavior's relation, or the merged one, ready to propagate."""
+        if self.engine is None:
+            raise TrainingError("This method needs an engine for message passing.")
+        return Relation.of(name, self.engine)
+
+
+class Method(ABC):
+    """A way to score every item for every user and behavior."""
+
+    @abstractmethod
+    def factors(self) -> dict[str, Factors]:
+        """Behavior → embeddings whose inner product is the score."""
+
+
+class TrainedMethod(nn.Module, Method):
+    """A method that learns by gradient steps on batches of triples.
+
+    A step is `losses(propagate(), batch)`: one pass over the whole graph, then the batch's rows.
+    """
+
+    @abstractmethod
+    def propagate(self) -> Any:
+        """The embeddings of all nodes that `losses` and `factors` read."""
+
+    @abstractmethod
+    def losses(self, state: Any, batch: Batch) -> dict[str, Tensor]:
+        """Named terms (scalars, already weighted) whose sum is minimized.
+
+        Args:
+            state: What `propagate` returned.
+            batch: Behavior → its triples; a behavior may be absent.
+        """
+
+
+def embedding_table(
+    count: int, size: int, initializer: Initializer, generator: torch.Generator
+) -> nn.Parameter:
+    """A table of initial embeddings. (count, size)
+
+    Args:
+        count: Rows.
+        size: d.
+        initializer: "normal": N(0, 0.1²), as LightGCN; "xavier": uniform Glorot, as CRGCN.
+        generator: Source of randomness.
+    """
+    table = torch.empty(count, size)
+    if initializer == "normal":
+        nn.init.normal_(table, std=0.1, generator=generator)
+    else:
+        nn.init.xavier_uniform_(table, generator=generator)
+    return nn.Parameter(table)
+
+
+def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ...]:
+    """One number of layers per behavior; empty means 1, 2, … K; one number serves all.
+
+    Raises:
+        TrainingError: The list has another length than the behaviors.
+    """
+    if not setting:
+        return tuple(range(1, len(behaviors) + 1))
+    if len(setting) == 1:
+        return tuple(setting) * len(behaviors)
+    if len(setting) != len(behaviors):
+        raise TrainingError(
+            f"model.layers has {len(setting)} numbers for {len(behaviors)} behaviors "
+            f"({', '.join(behaviors)}).",
+            "Give one number per behavior, or a single one for all.",
+        )
+    return tuple(setting)
+
+
+def select(nodes: Nodes, user_idx: Tensor, item_idx: Tensor) -> Nodes:
+    """The rows of some users and some items."""
+    return Nodes(nodes.user.index_select(0, user_idx), nodes.item.index_select(0, item_idx))

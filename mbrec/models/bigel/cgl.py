@@ -1,0 +1,50 @@
+"""CGL: cascading GCN learning (equations 2-4 of BiGEL)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch.nn import functional as F
+
+from mbrec.propagation import Combination, Nodes, Relation, light_gcn
+
+
+class CascadingGcn:
+    """One LightGCN per behavior, each starting from the embeddings of the behavior before it.
+
+        e^(b_0) = e⁰
+        e^(b_k) = GCN_k(e^(b_{k-1})) + e^(b_{k-1})
+
+    It has no weights of its own.
+
+    Args:
+        relations: One per behavior, in cascade order.
+        layers: L_k per behavior.
+        combination: How the layers of one GCN become its output.
+        normalize: L2-normalize every GCN output before the residual, as CRGCN does. The paper does
+            not say; without it, the size of an embedding carries popularity.
+    """
+
+    def __init__(
+        self,
+        relations: Sequence[Relation],
+        layers: Sequence[int],
+        combination: Combination,
+        normalize: bool,
+    ) -> None:
+        self._relations = tuple(relations)
+        self._layers = tuple(layers)
+        self._combination = combination
+        self._normalize = normalize
+
+    def __call__(self, base: Nodes) -> Mapping[str, Nodes]:
+        """Behavior → e^(b_k), from the base embeddings e⁰."""
+        embeddings = {}
+        current = base
+        for relation, layers in zip(self._relations, self._layers, strict=True):
+            learned = light_gcn(relation, current, layers, self._combination)
+            if self._normalize:
+                learned = Nodes(F.normalize(learned.user, dim=1), F.normalize(learned.item, dim=1))
+            current = Nodes(learned.user + current.user, learned.item + current.item)
+            embeddings[relation.name] = current
+        return embeddings

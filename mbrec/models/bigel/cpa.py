@@ -1,0 +1,49 @@
+"""CPA: contrastive preference alignment (equations 10-11 of BiGEL)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mbrec.losses import info_nce
+from mbrec.propagation import Nodes
+from mbrec.sampling import Triples
+
+
+class ContrastivePreferenceAlignment:
+    """Pulls the target embedding of a node towards its global one, away from other nodes'.
+
+        L = -Σ_n ln( exp(s(e_n^(b_K), e_n^global) / τ) / Σ_m exp(s(e_n^(b_K), e_m^global) / τ) )
+
+    for the distinct users, and for the distinct items, of the batch's target pairs.
+
+    Args:
+        temperature: τ.
+        cosine: s is the cosine; else the inner product.
+    """
+
+    def __init__(self, temperature: float, cosine: bool) -> None:
+        self._temperature = temperature
+        self._cosine = cosine
+
+    def __call__(self, target: Nodes, global_context: Nodes, triples: Triples) -> Tensor:
+        """CPA users + CPA items, averaged over nodes.
+
+        Args:
+            target: e^(b_K) of all nodes.
+            global_context: e_global of all nodes.
+            triples: The batch's target triples; negatives are not used.
+        """
+        total = target.user.new_zeros(())
+        for own, context, rows in (
+            (target.user, global_context.user, triples.user_idx),
+            (target.item, global_context.item, triples.positive),
+        ):
+            nodes = torch.unique(rows)
+            total = total + info_nce(
+                own.index_select(0, nodes),
+                context.index_select(0, nodes),
+                self._temperature,
+                cosine=self._cosine,
+            )
+        return total

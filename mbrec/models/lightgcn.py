@@ -1,0 +1,112 @@
+"""LightGCN (He et al., SIGIR 2020), trained for every behavior.
+
+One LightGCN on the merged graph of all behaviors, or one per behavior on its own graph. On the
+merged graph the embeddings are shared: the natural per-behavior score of a single-relation method
+is one score for all behaviors, learned from the sum of the behaviors' BPR losses.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from mbrec.columns import GLOBAL
+from mbrec.losses import bpr, squared_norm
+from mbrec.models.base import Context, Initializer, MethodConfig, TrainedMethod, embedding_table
+from mbrec.propagation import Combination, Nodes, light_gcn
+from mbrec.sampling import Batch
+from mbrec.scoring import Factors
+
+
+class LightGcnConfig(MethodConfig):
+    """Settings of LightGCN."""
+
+    size: PositiveInt = 64
+    """d, the embedding size."""
+
+    initializer: Initializer = "normal"
+    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
+
+    layers: NonNegativeInt = 3
+    """L."""
+
+    combination: Combination = "mean"
+    """How layers 0 … L become one embedding: "mean" (the paper), "sum" or "last"."""
+
+    graph: Literal["merged", "behavior"] = "merged"
+    """One LightGCN on the merged graph, or one per behavior on its own."""
+
+    l2: NonNegativeFloat = 1e-4
+    """Weight of ½ ‖e⁰‖² of the batch's rows."""
+
+
+class LightGcn(TrainedMethod):
+    """LightGCN.
+
+    Args:
+        config: Settings.
+        context: The training part of a dataset, with an engine.
+    """
+
+    def __init__(self, config: LightGcnConfig, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        self.behaviors = context.behaviors
+        merged = config.graph == "merged"
+        self._relations = {
+            name: context.relation(name) for name in ((GLOBAL,) if merged else context.behaviors)
+        }
+        self.user_emb, self.item_emb = nn.ParameterDict(), nn.ParameterDict()
+        for name in self._relations:
+            for table, count in (
+                (self.user_emb, context.num_users),
+                (self.item_emb, context.num_items),
+            ):
+                table[name] = embedding_table(
+                    count, config.size, config.initializer, context.generator
+                )
+
+    def propagate(self) -> dict[str, Nodes]:
+        """Relation → embeddings of all nodes."""
+        return {
+            name: light_gcn(
+                relation,
+                Nodes(self.user_emb[name], self.item_emb[name]),
+                self.config.layers,
+                self.config.combination,
+            )
+            for name, relation in self._relations.items()
+        }
+
+    def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
+        """BPR of every behavior, and L2."""
+        terms = {}
+        l2 = self.user_emb[next(iter(self._relations))].new_zeros(())
+        for behavior, triples in batch.items():
+            name = self._relation_of(behavior)
+            items = torch.cat([triples.positive.unsqueeze(1), triples.negative], dim=1)  # (B, 1+N)
+            user = state[name].user.index_select(0, triples.user_idx)  # (B, d)
+            item = state[name].item.index_select(0, items.flatten()).view(*items.shape, -1)
+            scores = (user.unsqueeze(1) * item).sum(2)  # (B, 1+N)
+            terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
+            l2 = l2 + squared_norm(
+                self.user_emb[name].index_select(0, triples.user_idx),
+                self.item_emb[name].index_select(0, items.flatten()),
+            )
+        if self.config.l2:
+            terms["l2"] = self.config.l2 * l2
+        return terms
+
+    @torch.no_grad()
+    def factors(self) -> dict[str, Factors]:
+        """The propagated embeddings of all nodes."""
+        state = self.propagate()
+        return {
+            behavior: Factors(*state[self._relation_of(behavior)]) for behavior in self.behaviors
+        }
+
+    def _relation_of(self, behavior: str) -> str:
+        return GLOBAL if self.config.graph == "merged" else behavior

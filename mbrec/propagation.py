@@ -1,0 +1,220 @@
+"""Message passing over one relation, and LightGCN on top of it.
+
+Two engines give the same numbers: DGL's `update_all` on the heterograph, and torch's sparse CSR
+product, which serves where DGL has no build and is the oracle that the first is tested against.
+
+The symmetric normalization 1/(√|N_u| √|N_i|) is applied as a scaling of the nodes, never as a
+weight on the edges: a weighted message leaves DGL's fast kernel and costs ten times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrec.backend import dgl
+from mbrec.columns import GLOBAL
+from mbrec.errors import DataError
+from mbrec.graph import Pairs, edge_type, merge, reverse_edge_type
+
+Combination = Literal["mean", "sum", "last"]
+
+
+class Nodes(NamedTuple):
+    """Embeddings of all nodes."""
+
+    user: Tensor  # (U, d)
+    item: Tensor  # (I, d)
+
+
+class Engine(Protocol):
+    """Sums over neighbors, per relation."""
+
+    def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
+        """Sum over neighbors, both directions: (A e_I, Aᵀ e_U), differentiable."""
+
+    def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
+        """|N_u| (U,) and |N_i| (I,), float32."""
+
+
+class DglEngine:
+    """`update_all(copy_u, sum)` per canonical edge type of a heterograph.
+
+    Args:
+        graph: As `mbrec.graph.build_graph` makes it.
+        device: Where to propagate.
+    """
+
+    def __init__(self, graph: Any, device: torch.device | str = "cpu") -> None:
+        self._graph = graph.to(device)
+        self._graph.create_formats_()  # CSR and CSC now, not inside the first step
+        function = dgl().function
+        self._message, self._reduce = function.copy_u("h", "m"), function.sum("m", "h")
+
+    def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
+        """Sum over neighbors, both directions."""
+        return Nodes(
+            user=self._pull(reverse_edge_type(relation), nodes.item),
+            item=self._pull(edge_type(relation), nodes.user),
+        )
+
+    def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
+        """|N_u| (U,) and |N_i| (I,), float32."""
+        user = self._graph.in_degrees(etype=self._known(reverse_edge_type(relation)))
+        item = self._graph.in_degrees(etype=self._known(edge_type(relation)))
+        return user.float(), item.float()
+
+    def _pull(self, etype: tuple[str, str, str], source: Tensor) -> Tensor:
+        graph = self._graph
+        # Without the local scope the node data would keep the autograd graph of a step alive.
+        with graph.local_scope():
+            graph.nodes[etype[0]].data["h"] = source
+            graph.update_all(self._message, self._reduce, etype=self._known(etype))
+            result: Tensor = graph.nodes[etype[2]].data["h"]
+        return result
+
+    def _known(self, etype: tuple[str, str, str]) -> tuple[str, str, str]:
+        # DGL answers an unknown relation between known node types with zeros in some releases.
+        if etype not in self._graph.canonical_etypes:
+            raise DataError(f"The graph has no relation {etype[1]!r}.")
+        return etype
+
+
+class TorchEngine:
+    """Sparse CSR products of torch; backward is the product with the transposed matrix.
+
+    Args:
+        relations: Behavior → distinct training pairs.
+        num_users: U.
+        num_items: I.
+        device: Where to propagate.
+    """
+
+    def __init__(
+        self,
+        relations: Mapping[str, Pairs],
+        num_users: int,
+        num_items: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._forward: dict[str, Tensor] = {}
+        self._transposed: dict[str, Tensor] = {}
+        for relation, pairs in {**relations, GLOBAL: merge(relations, num_items)}.items():
+            by_user = _csr(pairs.user_idx, pairs.item_idx, (num_users, num_items))
+            by_item = _csr(pairs.item_idx, pairs.user_idx, (num_items, num_users))
+            self._forward[relation] = by_user.to(device)
+            self._transposed[relation] = by_item.to(device)
+
+    def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
+        """Sum over neighbors, both directions."""
+        matrix, transposed = self._known(relation)
+        return Nodes(
+            user=_Product.apply(matrix, transposed, nodes.item),
+            item=_Product.apply(transposed, matrix, nodes.user),
+        )
+
+    def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
+        """|N_u| (U,) and |N_i| (I,), float32."""
+        matrix, transposed = self._known(relation)
+        return matrix.crow_indices().diff().float(), transposed.crow_indices().diff().float()
+
+    def _known(self, relation: str) -> tuple[Tensor, Tensor]:
+        if relation not in self._forward:
+            raise DataError(f"The graph has no relation {relation!r}.")
+        return self._forward[relation], self._transposed[relation]
+
+
+class _Product(torch.autograd.Function):
+    """matrix @ dense, for a constant matrix: linear, so backward needs no activations."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ dense
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:  # type: ignore[override]
+        return None, None, ctx.transposed @ gradient
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One relation with its degree scalings, ready to propagate."""
+
+    name: str
+    engine: Engine
+    root: Nodes  # √|N|, (U, 1) and (I, 1)
+    inverse_root: Nodes  # 1/√|N|, 0 for isolated nodes
+    inverse: Nodes  # 1/|N|, 0 for isolated nodes
+
+    @classmethod
+    def of(cls, name: str, engine: Engine) -> Relation:
+        """Prepare relation `name` of `engine`."""
+        degrees = [degree.unsqueeze(1) for degree in engine.degrees(name)]
+
+        def power(exponent: float) -> Nodes:
+            user, item = (torch.where(d > 0, d.clamp(min=1) ** exponent, 0.0) for d in degrees)
+            return Nodes(user, item)
+
+        return cls(name, engine, power(0.5), power(-0.5), power(-1.0))
+
+
+def light_gcn(
+    relation: Relation, nodes: Nodes, layers: int, combination: Combination = "mean"
+) -> Nodes:
+    """LightGCN on one relation (He et al., SIGIR 2020; equations 2-3 of BiGEL).
+
+        e^(l+1)_u = Σ_{i ∈ N_u} e^(l)_i / (√|N_u| √|N_i|), likewise for items;
+        the result is the mean or the sum over layers 0 … L, or the last layer.
+
+    With z = D^-½ e the two scalings between layers fold into one: z^(l+1) = D⁻¹ A z^(l), and
+    e^(l) = D^½ z^(l). Isolated nodes receive nothing: their layers 1 … L are zero.
+
+    Args:
+        relation: The relation to propagate over.
+        nodes: e^(0).
+        layers: L ≥ 0; 0 returns `nodes`.
+        combination: How the layers become one embedding.
+
+    Returns:
+        Embeddings of the same shapes.
+
+    Cost: 2 L sparse products; O((U + I) d) memory, none of it saved for backward by the products.
+    """
+    if layers == 0:
+        return nodes
+    z = _scale(relation.inverse_root, nodes)
+    total: Nodes | None = None
+    for _ in range(layers):
+        z = _scale(relation.inverse, relation.engine.aggregate(relation.name, z))
+        if combination != "last":
+            total = z if total is None else Nodes(total.user + z.user, total.item + z.item)
+    propagated = _scale(relation.root, z if total is None else total)
+    if combination == "last":
+        return propagated
+    share = 1 / (layers + 1) if combination == "mean" else 1.0
+    return Nodes(
+        (nodes.user + propagated.user) * share,
+        (nodes.item + propagated.item) * share,
+    )
+
+
+def _scale(factor: Nodes, nodes: Nodes) -> Nodes:
+    return Nodes(factor.user * nodes.user, factor.item * nodes.item)
+
+
+def _csr(rows: Any, columns: Any, shape: tuple[int, int]) -> Tensor:
+    order = np.lexsort((columns, rows))
+    counts = np.bincount(rows, minlength=shape[0])
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(indptr),
+        torch.from_numpy(np.ascontiguousarray(columns[order])),
+        torch.ones(len(rows)),
+        size=shape,
+    )
