@@ -65,7 +65,8 @@ def build_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) 
 
     edges: dict[tuple[str, str, str], Any] = {}
     for relation, pairs in {**relations, GLOBAL: merge(relations, num_items)}.items():
-        users, items = torch.from_numpy(pairs.user_idx), torch.from_numpy(pairs.item_idx)
+        # Copies: arrays that Arrow lends are read-only, which tensors cannot be.
+        users, items = torch.tensor(pairs.user_idx), torch.tensor(pairs.item_idx)
         edges[edge_type(relation)] = (users, items)
         edges[reverse_edge_type(relation)] = (items, users)
     return dgl().heterograph(edges, {USER: num_users, ITEM: num_items})

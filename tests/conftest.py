@@ -1,0 +1,102 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mbrec.dataset import (
+    INTERACTIONS,
+    INTERACTIONS_SCHEMA,
+    ITEMS,
+    REJECTS,
+    REJECTS_SCHEMA,
+    USERS,
+    PreparedDataset,
+    write_dataset,
+)
+
+Row = tuple[int, int, str, str]  # user index, item index, behavior, split
+TINY_BEHAVIORS = ("click", "favorite", "purchase")
+
+
+def write_rows(
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    users: int,
+    items: int,
+    behaviors: Sequence[str] = TINY_BEHAVIORS,
+) -> PreparedDataset:
+    """Write a prepared dataset of these rows; user 3 is "u3", item 3 is 1003."""
+    order = {name: place for place, name in enumerate([*behaviors, "train", "valid", "test"])}
+    ordered = sorted(rows, key=lambda row: (order[row[2]], order[row[3]], row[0], row[1]))
+    columns = list(zip(*ordered, strict=True))
+    with write_dataset(path) as writer:
+        user_idx, item_idx = pa.array(range(users), pa.int32()), pa.array(range(items), pa.int32())
+        user_ids, item_ids = [f"u{u}" for u in range(users)], [1000 + i for i in range(items)]
+        pq.write_table(pa.table({"user_idx": user_idx, "user_id": user_ids}), writer.folder / USERS)
+        pq.write_table(pa.table({"item_idx": item_idx, "item_id": item_ids}), writer.folder / ITEMS)
+        data = [columns[0], columns[1], columns[2], range(len(ordered)), columns[3]]
+        table = pa.table(
+            [pa.array(c, f.type) for c, f in zip(data, INTERACTIONS_SCHEMA, strict=True)],
+            schema=INTERACTIONS_SCHEMA,
+        )
+        pq.write_table(table, writer.folder / INTERACTIONS)
+        pq.write_table(REJECTS_SCHEMA.empty_table(), writer.folder / REJECTS)
+        writer.finish(behaviors, {"source": "test"})
+    return PreparedDataset(path)
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
+    """Write a prepared dataset of given rows into a temporary folder: see `write_rows`."""
+
+    def make(
+        rows: Sequence[Row],
+        *,
+        users: int,
+        items: int,
+        behaviors: Sequence[str] = TINY_BEHAVIORS,
+        name: str = "dataset",
+    ) -> PreparedDataset:
+        return write_rows(tmp_path / name, rows, users=users, items=items, behaviors=behaviors)
+
+    return make
+
+
+def tiny_rows() -> list[Row]:
+    """24 users × 30 items with a planted taste: user u likes the items of residue u mod 3.
+
+    Later behaviors are parts of earlier ones; `favorite` has no test rows; item 29 stands in
+    test rows only, and user 23 has training rows only.
+    """
+    rng = np.random.default_rng(7)
+    rows: list[Row] = []
+    for user in range(24):
+        liked = [item for item in range(29) if item % 3 == user % 3]
+        clicked = rng.permutation(liked)[:8].tolist()
+        held = {6: "valid", 7: "test"} if user != 23 else {}
+        rows += [(user, item, "click", held.get(n, "train")) for n, item in enumerate(clicked)]
+        rows += [(user, item, "favorite", "train") for item in clicked[:3]]
+        rows += [(user, clicked[3], "favorite", "valid")] * (user % 2)
+        rows += [(user, item, "purchase", "train") for item in clicked[1:5]]
+        if user != 23:
+            rows += [
+                (user, clicked[5], "purchase", "valid"),
+                (user, clicked[6], "purchase", "test"),
+            ]
+    rows.append((0, 29, "purchase", "test"))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """The dataset of `tiny_rows`, with string user ids "u0"… and integer item ids 1000…."""
+    path = tmp_path_factory.mktemp("tiny") / "dataset"
+    return write_rows(path, tiny_rows(), users=24, items=30)
