@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
+import os
 import signal
 import sys
+import threading
 import traceback
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from mbrec.errors import MbrecError
 from mbrec.version import __version__
@@ -25,6 +32,16 @@ VERBS = {
     "demo": "The whole road in about a minute, on a synthetic log.",
     "doctor": "Say which versions and devices are here, and what to do about what is not.",
 }
+LOGGER = logging.getLogger("mbrec")
+TERMINATING = ("SIGTERM", "SIGHUP")
+
+
+class Terminated(BaseException):
+    """The process was asked to end; like `KeyboardInterrupt`, nothing but `main` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
 
 
 class LazyGroup(click.Group):
@@ -38,17 +55,81 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(f"mbrec.cli.{name}").command
         assert isinstance(command, click.Command)
+        command.help = _keep_lines(command.help)
+        if all(parameter.name != "verbose" for parameter in command.params):
+            command.params.append(_verbose_option())
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(VERBS)}."
+            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.help = _keep_lines(self.help)
+        super().format_help_text(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+class LineFormatter(logging.Formatter):
+    """One line per record; warnings and worse say what they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
+        return prefix + one_line(super().format(record))
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, with control characters shown as escapes.
+
+    File names and raw ids come from strangers; printed as they are, they could drive the terminal.
+    """
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def _keep_lines(text: str | None) -> str | None:
+    r"""Turn a written-out ``\b`` into the mark by which Click keeps a paragraph's line breaks.
+
+    Docstrings with a backslash are raw strings, where it is two characters.
+    """
+    return text.replace("\\b\n", "\b\n") if text else text
+
+
+def _set_verbosity(ctx: click.Context, parameter: click.Parameter, count: int) -> None:
+    if count == 0 and ctx.parent is not None:
+        return  # said nothing after the verb: what stands before it holds
+    handler = logging.StreamHandler()  # the standard error of now: tests and callers replace it
+    handler.setFormatter(LineFormatter())
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(count, 2)])
+
+
+def _verbose_option() -> click.Option:
+    return click.Option(
+        ["-v", "--verbose"],
+        count=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_set_verbosity,
+        help="Say more (-vv: still more); with errors, show the traceback.",
+    )
+
+
+@click.group(
+    cls=LazyGroup,
+    params=[_verbose_option()],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="mbrec")
-@click.option("-v", "--verbose", count=True, help="Say more; with errors, show the traceback.")
-def group(verbose: int) -> None:
+def group() -> None:
     r"""Ranked lists for every user and every behavior, from the event log of a shop.
 
     \b
@@ -56,48 +137,100 @@ def group(verbose: int) -> None:
     mbrec train data/ub --out runs/ub
     mbrec evaluate runs/ub
     mbrec export runs/ub --k 20 --out lists.parquet
+
+    `mbrec demo` shows all of it at work on a synthetic log.
     """
-    level = logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit with 0, 1 (bad data, failed run), 2 (usage) or 130."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Exit codes: 0, 1 (bad data, failed run), 2 (wrong usage), 130 (interrupted), 143 (terminated).
+    """
     try:
-        group.main(args=arguments, prog_name="mbrec", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
+        with _terminable():
+            code = _run(sys.argv[1:] if arguments is None else list(arguments))
+    except MbrecError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
-    except MbrecError as error:
-        _fail(arguments, str(error), error.exit_code)
+    except click.UsageError as error:
+        _fail(_usage_message(error), error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail(arguments, "Interrupted.", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; nothing is wrong
-        sys.exit(0)
-    except OSError as error:
-        place = f" {error.filename}" if error.filename else ""
-        _fail(arguments, f"{error.strerror or error}{place}.", 1)
-    except MemoryError:
-        _fail(arguments, "Out of memory. See the memory and batch options of this command.", 1)
+        _fail("Interrupted.", 128 + signal.SIGINT)
+    except Terminated as error:
+        _fail(f"Ended by {error}.", error.exit_code)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        _fail(arguments, f"mbrec failed in a way it should not: {what}. Add -v to see where.", 1)
-
-
-def _fail(arguments: list[str], message: str, code: int) -> None:
-    if _is_verbose(arguments):
-        traceback.print_exc()
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+        _fail(_explain(error), 1)
     sys.exit(code)
 
 
-def _is_verbose(arguments: list[str]) -> bool:
-    short = (a[1:] for a in arguments if a[:1] == "-" and a[:2] != "--" and len(a) > 1)
-    return "--verbose" in arguments or any(set(letters) == {"v"} for letters in short)
+def _run(arguments: list[str]) -> int:
+    """What Click's own `main` does, without its handling of errors, which differs by release."""
+    instruction = os.environ.get("_MBREC_COMPLETE")
+    if instruction:
+        return shell_complete(group, {}, "mbrec", "_MBREC_COMPLETE", instruction)
+    try:
+        with group.make_context("mbrec", arguments) as context:
+            group.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`mbrec … | head`): nothing is wrong. What is still in the
+        # buffer goes nowhere, or the interpreter would complain about it at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _explain(error: Exception) -> str:
+    """The message for what was not raised by mbrec on purpose."""
+    if isinstance(error, MemoryError):
+        return "Out of memory. See the memory and batch options of this command."
+    if isinstance(error, ImportError):
+        return f"{error}. `mbrec doctor` says what this installation lacks."
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{place}."
+    what = f"{type(error).__name__}: {error}"
+    return f"mbrec failed in a way it should not: {what}. Add -v to see where."
+
+
+def _usage_message(error: click.UsageError) -> str:
+    verb = error.ctx.command_path if error.ctx else "mbrec"
+    return f"{error.format_message()} See `{verb} --help`."
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    if LOGGER.isEnabledFor(logging.INFO):
+        traceback.print_exc()
+    click.echo(f"Error: {one_line(message)}", err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a request to end unwind the stack, so that temporary files are removed."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in TERMINATING:
+            number = getattr(signal, name, None)
+            # What is ignored stays ignored: `nohup mbrec train …` outlives its terminal.
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
+    raise Terminated(number)
 
 
 if __name__ == "__main__":
