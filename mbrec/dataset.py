@@ -335,7 +335,7 @@ def write_dataset(path: Path, *, force: bool = False) -> Iterator[DatasetWriter]
     Raises:
         UsageError: `path` exists and `force` is not given.
     """
-    with atomic_folder(path, force=force) as folder:
+    with atomic_folder(path, force=force, marker=MANIFEST) as folder:
         writer = DatasetWriter(folder)
         yield writer
         if not writer.finished:

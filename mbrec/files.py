@@ -39,18 +39,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, force: bool = False, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`.
 
     Args:
         path: The folder to make.
         force: Replace an existing folder (only after the new one is complete).
+        marker: See `refuse_existing`.
 
     Raises:
         UsageError: `path` exists and `force` is not given, or `path` is a file.
     """
     path = Path(path)
-    refuse_existing(path, force=force)
+    refuse_existing(path, force=force, marker=marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
     try:
@@ -71,13 +72,27 @@ def atomic_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise a `UsageError` if writing to `path` would overwrite something unasked."""
+def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> None:
+    """Raise a `UsageError` if writing to `path` would overwrite something unasked.
+
+    Args:
+        path: A folder that is to be made.
+        force: An existing folder may be replaced.
+        marker: The file by which a folder of ours is known. Without it even `force` does not
+            replace a folder: a mistyped path must not cost someone a home folder.
+    """
     path = Path(path)
     if path.is_file():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another output folder.")
-    if path.exists() and any(path.iterdir()) and not force:
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not force:
         raise UsageError(f"{path} exists already.", "Choose another path, or add --force.")
+    if marker is not None and not (path / marker).is_file():
+        raise UsageError(
+            f"{path} holds other things (it has no {marker}); --force does not replace it.",
+            "Choose another path, or empty that folder yourself.",
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

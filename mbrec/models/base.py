@@ -86,7 +86,7 @@ class TrainedMethod(nn.Module, Method):
 def embedding_table(
     count: int, size: int, initializer: Initializer, generator: torch.Generator
 ) -> nn.Parameter:
-    """A table of initial embeddings. (count, size)
+    """A table of initial embeddings, (count, size).
 
     Args:
         count: Rows.

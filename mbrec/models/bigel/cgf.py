@@ -24,7 +24,7 @@ class Gate(nn.Module):
         self.maps = nn.ModuleList(linear(size, generator) for _ in range(maps))
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """g in (0, 1). (B, d) → (B, d)"""
+        """The gate g in (0, 1), (B, d), of embeddings (B, d)."""
         *inner, last = self.maps
         for layer in inner:
             embedding = layer(embedding)
@@ -43,7 +43,7 @@ class CascadingGatedFeedback(nn.Module):
         self.gate = Gate(size, maps, generator)
 
     def forward(self, auxiliary: Tensor, target: Tensor) -> Tensor:
-        """e'^(b_k) of some rows. Both (B, d) → (B, d)"""
+        """e'^(b_k) of some rows. All are (B, d)."""
         gate: Tensor = self.gate(auxiliary)
         return auxiliary + gate * target
 

@@ -26,6 +26,6 @@ class GlobalContextEnhancement(nn.Module):
         self.gate = gate
 
     def forward(self, auxiliary: Tensor, global_context: Tensor) -> Tensor:
-        """e''^(b_k) of some rows. Both (B, d) → (B, d)"""
+        """e''^(b_k) of some rows. All are (B, d)."""
         gate: Tensor = self.gate(auxiliary)
         return auxiliary + gate * self.project(global_context)

@@ -1,0 +1,140 @@
+"""`mbrec train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("train")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--model", "method", help="bigel, lightgcn or mostpop.  [default: bigel]")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, e.g. model.cgf=false or train.epochs=20; may be repeated.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="  [default: 1]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where to train; auto takes CUDA where there is one.  [default: auto]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["dgl", "torch"]),
+    help="Who passes the messages; torch needs no DGL.  [default: dgl]",
+)
+@click.option("--resume", is_flag=True, help="Go on with the training that is in --out.")
+@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    data: Path,
+    out: Path,
+    method: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    engine: str | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    r"""Train a model on the prepared dataset DATA.
+
+    Settings come from --config, then from the options, then from --set; the run's config.toml
+    holds all of them, and with --resume it is where they come from. Training stops when validation
+    does not improve any more; test rows are never read.
+
+    \b
+    mbrec train data/ub --out runs/ub
+    mbrec train data/ub --out runs/no-gce --set model.gce=false --seed 7
+    mbrec train data/ub --out runs/ub --resume
+    """
+    from mbrec.config import resolve
+    from mbrec.errors import UsageError
+    from mbrec.run import CONFIG
+    from mbrec.training import train_run
+
+    if resume and force:
+        raise UsageError("--resume goes on with a run and --force replaces it.", "Give only one.")
+    if resume and config is None and (out / CONFIG).is_file():
+        config = out / CONFIG
+    options = {"method": method, "seed": seed, "device": device, "engine": engine}
+    settings = resolve(config, options, overrides)
+    observer = _Observer()
+    try:
+        run = train_run(data, out, settings, resume=resume, force=force, observer=observer)
+    except KeyboardInterrupt:
+        observer.close()
+        again = f"mbrec train {data} --out {out} --resume"
+        click.echo(f"Stopped. What is done is saved; go on with: {again}", err=True)
+        raise
+    observer.close()
+    if as_json:
+        import json
+
+        click.echo(json.dumps(run.info, indent=2))
+        return
+    click.echo(_table(run.info))
+    click.echo(f"Run: {out}   Next: mbrec evaluate {out}")
+
+
+class _Observer:
+    """A progress bar on a terminal, one line per epoch elsewhere; all on stderr."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._interactive = sys.stderr.isatty()
+        self._bar = tqdm(disable=not self._interactive, leave=False, unit="step", file=sys.stderr)
+        self._last = ""
+
+    def step(self, epoch: int, step: int, steps: int, loss: Callable[[], float]) -> None:
+        if not self._interactive:
+            return
+        if step == 1:
+            self._bar.reset(total=steps)
+            self._bar.set_description(f"epoch {epoch}")
+        self._bar.update()
+        if step % 10 == 0 or step == steps:
+            self._bar.set_postfix_str(f"loss {loss():.4f} {self._last}")
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        from tqdm import tqdm
+
+        loss = sum(record["loss"].values())
+        line = f"epoch {record['epoch']:>3}  loss {loss:.4f}"
+        if "valid" in record:
+            valid = dict(record["valid"])
+            metric, macro = valid.pop("metric"), valid.pop("macro")
+            self._last = f"{metric} {macro:.4f}"
+            behaviors = "  ".join(f"{name} {value:.4f}" for name, value in valid.items())
+            best = "  best" if record["best_epoch"] == record["epoch"] else ""
+            line += f"  valid {self._last}  ({behaviors}){best}"
+        tqdm.write(f"{line}  {record['seconds']:.1f} s", file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _table(info: Mapping[str, Any]) -> str:
+    trained = f", {info['epochs']} epochs, best {info['best_epoch']}" if "epochs" in info else ""
+    lines = [f"{info['model']}, seed {info['seed']}{trained}"]
+    if info.get("valid"):
+        for behavior, values in info["valid"]["behaviors"].items():
+            if values["users"]:
+                lines.append(
+                    f"  valid {behavior:<10} users {values['users']:>7}  "
+                    f"NDCG@5 {values['ndcg@5']:.4f}  HR@5 {values['hr@5']:.4f}"
+                )
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Checkpoints: one safetensors file holds weights, optimizer state and where training stands.
+
+One file, so that a crash between two writes cannot leave halves of different epochs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mbrec.errors import ArtefactError
+from mbrec.files import atomic_path
+
+_PROGRESS = "mbrec-progress"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands."""
+
+    epoch: int = 0  # finished epochs
+    best_epoch: int = 0  # 0: none yet
+    best_value: float = float("-inf")
+    waited: int = 0  # validations since the best
+    seconds: float = 0.0  # spent in training steps
+
+    def after(self, epoch: int, value: float | None, seconds: float) -> Progress:
+        """Where it stands after `epoch`; `value` is None where nothing was validated."""
+        base = replace(self, epoch=epoch, seconds=self.seconds + seconds)
+        if value is None:
+            return base
+        if value > self.best_value:
+            return replace(base, best_epoch=epoch, best_value=value, waited=0)
+        return replace(base, waited=self.waited + 1)
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, at: Progress) -> None:
+    """Write a checkpoint, atomically."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    names = [name for name, _ in model.named_parameters()]
+    state = optimizer.state_dict()["state"]
+    for index, entries in state.items():
+        for key, tensor in entries.items():
+            tensors[f"optimizer/{key}/{names[index]}"] = tensor
+    metadata = {_PROGRESS: json.dumps(asdict(at))}
+    with atomic_path(path) as temporary:
+        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Progress:
+    """Read a checkpoint into `model` and `optimizer`.
+
+    Args:
+        path: What `save` wrote.
+        model: Of the same settings and dataset.
+        optimizer: Over `model.parameters()`; None to read the weights only.
+
+    Raises:
+        ArtefactError: The file is missing, damaged, or of another model.
+    """
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as stream:
+            at = Progress(**json.loads(stream.metadata()[_PROGRESS]))
+        model.load_state_dict(_part(tensors, "model/"))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"There is no checkpoint {path}.", "Train without --resume.") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtefactError(
+            f"The checkpoint {path} is damaged or of another model: {reason}",
+            "Train again with --force.",
+        ) from error
+    if optimizer is not None:
+        _load_optimizer(optimizer, model, _part(tensors, "optimizer/"))
+    return at
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        entry, _, name = key.partition("/")
+        state.setdefault(names.index(name), {})[entry] = tensor
+    current = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    # Gates that are shared would be refused as overlapping memory; a copy is not.
+    return tensor.detach().cpu().contiguous().clone()

@@ -1,0 +1,214 @@
+"""The settings of a training: defaults < config file < options < `--set`, checked as a whole.
+
+    method = "bigel"
+    seed = 1
+    engine = "dgl"
+    device = "auto"
+    [model]        # the fields of the method's own config, e.g. BigelConfig
+    [train]        # the fields of TrainConfig
+
+Unknown keys are errors with a suggestion; values are checked by type and range.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import field_validator as validator
+
+from mbrec.errors import UsageError
+from mbrec.models.base import MethodConfig
+from mbrec.models.registry import find
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+METRICS = ("hr", "ndcg", "recall", "precision", "mrr", "map")
+
+
+class TrainConfig(MethodConfig):
+    """How a method is trained; the same for all of them."""
+
+    epochs: PositiveInt = 100
+    """Passes over all training pairs, at most."""
+
+    batch_size: PositiveInt = 8192
+    """Positive pairs per step, over all behaviors together."""
+
+    lr: PositiveFloat = 2e-3
+    """Learning rate of Adam."""
+
+    negatives: PositiveInt = 1
+    """Negatives per positive pair."""
+
+    metric: str = "ndcg@5"
+    """What validation maximizes: its macro average over the behaviors with validation rows."""
+
+    patience: PositiveInt = 8
+    """Validations without a better value before training stops."""
+
+    eval_every: PositiveInt = 1
+    """Epochs between validations (and checkpoints)."""
+
+    @validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        name, _, cut = value.partition("@")
+        if name not in METRICS or not re.fullmatch(r"[1-9]\d*", cut):
+            raise ValueError(f"give one of {', '.join(METRICS)} at a K, e.g. ndcg@5")
+        return value
+
+    @property
+    def metric_k(self) -> int:
+        """K of `metric`."""
+        return int(self.metric.partition("@")[2])
+
+
+class Settings(MethodConfig):
+    """Everything that decides a run, but for the data."""
+
+    method: str = "bigel"
+    """The method, by its name in the registry."""
+
+    seed: NonNegativeInt = 1
+    """The one source of randomness."""
+
+    engine: Literal["dgl", "torch"] = "dgl"
+    """Who does the message passing."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where; "auto" is CUDA where there is one."""
+
+    model: MethodConfig = Field(default_factory=MethodConfig)
+    """The method's own settings."""
+
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """How it is trained."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with every default written out."""
+        return {**self.model_dump(mode="json"), "model": self.model.model_dump(mode="json")}
+
+    def to_toml(self) -> str:
+        """The text of a config file that gives these settings."""
+        return tomli_w.dumps(self.to_dict())
+
+
+def resolve(
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> Settings:
+    """Settings from a config file, options and `key=value` overrides, later ones winning.
+
+    Args:
+        file: A TOML file, or None.
+        options: Top-level values, e.g. {"method": "lightgcn"}; None values count as not given.
+        overrides: E.g. "model.cgf=false"; the value is read as TOML, or as a bare string.
+
+    Raises:
+        UsageError: The file cannot be read, a key is unknown, or a value does not fit.
+    """
+    values = read_toml(file) if file is not None else {}
+    values.update({key: value for key, value in (options or {}).items() if value is not None})
+    for override in overrides:
+        _assign(values, override)
+    origin = f" (in {file} or --set)" if file is not None else ""
+    return from_dict(values, origin)
+
+
+def from_dict(values: Mapping[str, Any], origin: str = "") -> Settings:
+    """Settings from plain values.
+
+    Args:
+        values: As in a config file.
+        origin: Where they come from, for errors.
+
+    Raises:
+        UsageError: A key is unknown, or a value does not fit.
+    """
+    values = dict(values)
+    method = values.get("method", Settings.model_fields["method"].default)
+    sections = {"model": find(str(method)).config, "train": TrainConfig}
+    checked: dict[str, Any] = {}
+    for name, kind in sections.items():
+        section = values.pop(name, {})
+        if not isinstance(section, Mapping):
+            raise UsageError(f"[{name}] is not a table of settings{origin}.")
+        checked[name] = _validate(kind, section, f"{name}.", origin)
+    plain = _validate(Settings, values, "", origin)
+    return plain.model_copy(update=checked)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: It is not there or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read the config file {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"The config file {path} is not valid TOML: {error}.") from error
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """The dotted keys in which two settings differ."""
+    first, second = _flat(old.to_dict()), _flat(new.to_dict())
+    return sorted(key for key in first | second if first.get(key) != second.get(key))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _assign(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {override!r} is not of the form key=value.")
+    *path, last = key.strip().split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"--set {override!r}: {part!r} is a value, not a section.")
+    try:
+        values[last] = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        values[last] = text  # a bare word, e.g. model.combination=last
+
+
+def _validate(kind: type[BaseModel], values: Mapping[str, Any], prefix: str, origin: str) -> Any:
+    for key in values:
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(key, kind.model_fields, n=1)
+            remedy = (
+                f"Did you mean {prefix}{near[0]}?"
+                if near
+                else f"There are: {', '.join(prefix + name for name in kind.model_fields)}."
+            )
+            raise UsageError(f"There is no setting {prefix}{key}{origin}.", remedy)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"The setting {key} = {first['input']!r} does not fit{origin}: {first['msg']}."
+        ) from error

@@ -1,0 +1,225 @@
+"""From a prepared dataset and settings to a finished run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mbrec import config as configuration
+from mbrec.columns import Split
+from mbrec.config import Settings
+from mbrec.dataset import PreparedDataset
+from mbrec.device import make_engine, pick_device
+from mbrec.errors import ArtefactError, DataError, UsageError
+from mbrec.evaluation import evaluate
+from mbrec.files import atomic_path, read_json, refuse_existing
+from mbrec.models.base import Context, Method, TrainedMethod
+from mbrec.models.registry import find
+from mbrec.randomness import generator
+from mbrec.run import CHECKPOINTS, CONFIG, METRICS, RUN, Run, finish_run, write_run_info
+from mbrec.sampling import BatchSampler
+from mbrec.trainer import LAST, Observer, Silent, Trainer
+from mbrec.versions import versions
+
+VISIBLE: tuple[Split, ...] = ("train", "valid")  # training never sees a test row
+CHANGEABLE = {"train.epochs", "train.patience", "device"}  # by a resumed training
+
+log = logging.getLogger(__name__)
+
+
+def train_run(
+    data: Path | str,
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    observer: Observer | None = None,
+) -> Run:
+    """Train a method on a prepared dataset.
+
+    Args:
+        data: The folder that `mbrec prep` wrote.
+        out: The run's folder.
+        settings: What to train and how; BiGEL with its defaults if None.
+        resume: Go on with the training in `out`; only epochs and patience may have changed.
+        force: Replace a run that is in `out`.
+        observer: Is told how training goes.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: `out` exists, or the settings of a resumed training have changed.
+        ArtefactError: `data` is no dataset, or there is nothing to resume.
+        DeviceError: The device or engine is not there.
+        TrainingError: A loss is not finite.
+    """
+    out, settings = Path(out), settings or configuration.from_dict({})
+    dataset = PreparedDataset(data, VISIBLE)
+    if resume:
+        _check_resumable(out, dataset, settings)
+    else:
+        refuse_existing(out, force=force, marker=RUN)
+    device = pick_device(settings.device)
+    method = build_method(dataset, settings, device)
+    info = _info(settings, device)
+    if not resume:
+        _start(out, dataset, settings, info)
+    observer = _Journal(out / METRICS, observer or Silent())
+    if isinstance(method, TrainedMethod):
+        trainer = _trainer(method, dataset, settings, out, observer, device)
+        if resume:
+            observer.forget_after(trainer.resume().epoch)
+            _write_config(out, settings)
+        at = trainer.run()
+        info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
+    factors = method.factors()
+    info["valid"] = evaluate(factors, dataset, "valid").summary() if _held_out(dataset) else None
+    finish_run(out, {**info, "status": "finished"}, factors, dataset)
+    return Run(out)
+
+
+def build_method(dataset: PreparedDataset, settings: Settings, device: torch.device) -> Method:
+    """The method of `settings`, untrained, over the training part of `dataset`."""
+    entry = find(settings.method)
+    context = Context(
+        behaviors=dataset.behaviors,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        train=dataset.train_relations(),
+        engine=make_engine(settings.engine, dataset, device) if entry.needs_engine else None,
+        generator=generator(settings.seed, "init"),
+        device=device,
+    )
+    method = entry.build(settings.model, context)
+    return method.to(device) if isinstance(method, TrainedMethod) else method
+
+
+class _Journal:
+    """Writes metrics.jsonl, and passes everything on."""
+
+    def __init__(self, path: Path, observer: Observer) -> None:
+        self._path = path
+        self._observer = observer
+        self.step = observer.step
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Append a line, then pass it on."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+        self._observer.epoch(record)
+
+    def forget_after(self, epoch: int) -> None:
+        """Drop the lines of epochs that are trained again."""
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _epoch_of(line) <= epoch]
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that was cut when the process died
+
+
+def _trainer(
+    method: TrainedMethod,
+    dataset: PreparedDataset,
+    settings: Settings,
+    out: Path,
+    observer: Observer,
+    device: torch.device,
+) -> Trainer:
+    sampler = BatchSampler(
+        dataset.train_relations(),
+        dataset.num_users,
+        dataset.num_items,
+        batch_size=settings.train.batch_size,
+        negatives=settings.train.negatives,
+        device=device,
+    )
+    if not sampler.num_pairs:
+        raise DataError(f"{dataset.path} has no training pair to learn from.")
+    held_out = _held_out(dataset)
+    metric, k = settings.train.metric, settings.train.metric_k
+
+    def validate(method: TrainedMethod) -> dict[str, float]:
+        factors = method.factors()
+        result = evaluate({name: factors[name] for name in held_out}, dataset, "valid", ks=(k,))
+        return {name: result.summary()["behaviors"][name][metric] for name in held_out}
+
+    if not held_out:
+        log.warning("No behavior has validation rows: all epochs are trained, the last is kept.")
+    for behavior in set(dataset.behaviors) - set(held_out if held_out else dataset.behaviors):
+        log.warning("%r has no validation rows and does not count in early stopping.", behavior)
+    return Trainer(
+        method,
+        sampler,
+        settings.train,
+        settings.seed,
+        out / CHECKPOINTS,
+        validate if held_out else None,
+        observer,
+    )
+
+
+def _held_out(dataset: PreparedDataset) -> list[str]:
+    return [name for name in dataset.behaviors if len(dataset.pairs(name, "valid"))]
+
+
+def _info(settings: Settings, device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "model": settings.method,
+        "seed": settings.seed,
+        "engine": settings.engine,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _start(
+    out: Path, dataset: PreparedDataset, settings: Settings, info: Mapping[str, Any]
+) -> None:
+    if out.exists():
+        shutil.rmtree(out)  # refuse_existing has made sure that it is a run, and meant
+    out.mkdir(parents=True)
+    _write_config(out, settings)
+    write_run_info(out, {**info, "status": "training"}, dataset, files={})
+
+
+def _write_config(out: Path, settings: Settings) -> None:
+    with atomic_path(out / CONFIG) as temporary:
+        temporary.write_text(settings.to_toml(), encoding="utf-8")
+
+
+def _check_resumable(out: Path, dataset: PreparedDataset, settings: Settings) -> None:
+    if not (out / RUN).is_file() or not (out / CHECKPOINTS / LAST).is_file():
+        raise ArtefactError(
+            f"{out} has no training to go on with.", "Start one by leaving --resume out."
+        )
+    old = configuration.from_dict(configuration.read_toml(out / CONFIG), f" in {out / CONFIG}")
+    changed = [key for key in configuration.differences(old, settings) if key not in CHANGEABLE]
+    if changed:
+        raise UsageError(
+            f"{out} was started with another {', '.join(changed)}.",
+            "A resumed training keeps its settings; start a new run to change them.",
+        )
+    started_on = read_json(out / RUN, "run").get("dataset", {}).get("content_hash")
+    if started_on != dataset.content_hash:
+        raise ArtefactError(
+            f"{dataset.path} is not the dataset that {out} was started on.",
+            "Give the same dataset, or start a new run.",
+        )
