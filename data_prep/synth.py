@@ -230,7 +230,7 @@ def _by_time(tables: Iterator[pa.Table], folder: Path) -> Iterator[pa.Table]:
                 if writer is None:
                     writer = writing.enter_context(pq.ParquetWriter(spill, table.schema))
                 writer.write_table(table)
-        settings = {"memory_limit": SORT_MEMORY, "temp_directory": str(place)}
+        settings: dict[str, Any] = {"memory_limit": SORT_MEMORY, "temp_directory": str(place)}
         connection = stack.enter_context(duckdb.connect(config=settings))
         rows = connection.read_parquet(str(spill)).order("time, row")
         columns = ", ".join(name for name in rows.columns if name != "row")

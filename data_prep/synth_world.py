@@ -103,8 +103,10 @@ def zipf_rank(draw: npt.NDArray[np.float64], size: IndexArray, exponent: float) 
     """
     power = 1.0 - exponent
     rank = ((np.power(size + 1.0, power) - 1.0) * draw + 1.0) ** (1.0 / power)
-    return np.minimum(rank.astype(np.int64) - 1, size - 1)
+    bounded: IndexArray = np.minimum(rank.astype(np.int64) - 1, size - 1)
+    return bounded
 
 
 def _blend(shared: FloatArray, own: FloatArray) -> FloatArray:
-    return SHARED_TASTE**0.5 * shared + (1 - SHARED_TASTE) ** 0.5 * own
+    blend: FloatArray = SHARED_TASTE**0.5 * shared + (1 - SHARED_TASTE) ** 0.5 * own
+    return blend

@@ -1,15 +1,15 @@
 """The only module that imports DGL, and the only one that knows which versions work.
 
-DGL 2.1.0 imports two things that a message-passing library does not need and that break on current
-installations: ``setuptools.extern`` (gone from setuptools ≥ 71) and ``dgl.graphbolt``, whose shared
-library is built for one exact torch release. The genuine import is tried first; what is missing,
-and only that, is replaced by an empty module, and mbrec never uses it.
+DGL 2.1.0 loads `dgl.graphbolt`, which message passing does not need and which breaks on current
+installations: it asks for a torchdata long gone, and its library is built for one exact torch
+release. The genuine import is tried first; only if it fails is that one module replaced by an empty
+one, which mbrec never uses. (DGL looks for `packaging`, too: setup.py asks for it.)
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -23,6 +23,9 @@ TESTED_PAIRS = (
     "dgl 2.1.0 with torch 2.2 – 2.13 (CPU)",
     "dgl 2.4.0+cu124 with torch 2.4 (CUDA)",
 )
+
+
+SHIMMED = "dgl.graphbolt"
 
 
 @lru_cache(maxsize=1)
@@ -42,14 +45,19 @@ def dgl() -> Any:
         raise DeviceError(
             f"DGL cannot be imported ({type(error).__name__}: {_first_line(error)}).",
             f"Pairs that work: {'; '.join(TESTED_PAIRS)}. "
-            "Install one of them, or train with --engine torch, which needs no DGL.",
+            "Install one of them, or train with --engine torch, which needs no DGL; "
+            "`mbrec doctor` says more.",
         ) from error
 
 
 def shimmed_modules() -> tuple[str, ...]:
     """Names of the modules that were replaced to make DGL importable; empty if none."""
     dgl()
-    return tuple(name for name, module in sys.modules.items() if "__mbrec_shim__" in vars(module))
+    return (SHIMMED,) if isinstance(sys.modules.get(SHIMMED), _Shim) else ()
+
+
+class _Shim(types.ModuleType):
+    """An empty module that stands where DGL expects one."""
 
 
 def _import_dgl() -> Any:
@@ -57,37 +65,20 @@ def _import_dgl() -> Any:
         return importlib.import_module("dgl")
     except Exception:
         _forget_half_imported()
-    _shim_setuptools_extern()
+        if importlib.util.find_spec("dgl") is None:
+            raise
+    sys.modules[SHIMMED] = _Shim(SHIMMED)
     try:
         return importlib.import_module("dgl")
     except Exception:
         _forget_half_imported()
-    sys.modules["dgl.graphbolt"] = _empty_module("dgl.graphbolt")
-    return importlib.import_module("dgl")
-
-
-def _shim_setuptools_extern() -> None:
-    with contextlib.suppress(ImportError):
-        importlib.import_module("setuptools.extern")
-        return
-    extern = _empty_module("setuptools.extern")
-    extern.packaging = importlib.import_module("packaging")  # type: ignore[attr-defined]
-    importlib.import_module("packaging.version")
-    sys.modules["setuptools.extern"] = extern
-    sys.modules["setuptools.extern.packaging"] = extern.packaging
+        raise
 
 
 def _forget_half_imported() -> None:
     """Drop what a failed import left behind, so that the next attempt starts anew."""
     for name in [name for name in sys.modules if name == "dgl" or name.startswith("dgl.")]:
         del sys.modules[name]
-
-
-def _empty_module(name: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__mbrec_shim__ = True  # type: ignore[attr-defined]
-    module.__path__ = []
-    return module
 
 
 def _first_line(error: Exception) -> str:
