@@ -7,28 +7,37 @@ are left out, and nothing else is: this is the protocol of the published results
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from mbrec import metrics
 from mbrec.columns import BEHAVIOR, USER_ID
 from mbrec.dataset import PreparedDataset
+from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
+from mbrec.files import atomic_path, write_json
 from mbrec.graph import Pairs
 from mbrec.ranking import Exclusion, top_k
+from mbrec.run import Run
 from mbrec.scoring import Scorer
 
 HeldOut = Literal["valid", "test"]
 Progress = Callable[[str, int, int], None]  # behavior, users done, users in all
 
 DEFAULT_KS = (5, 10, 20)
-_STEP = 1 << 14  # users between two reports of progress
+_STEP = 1 << 14  # users between two reports of progress; whole tiles, see `mbrec.ranking`
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,27 +135,92 @@ def evaluate(
         )
     results = {}
     for behavior in (name for name in dataset.behaviors if name in scorers):
-        scorer = scorers[behavior]
-        if (scorer.num_users, scorer.num_items) != (dataset.num_users, dataset.num_items):
-            raise DataError(
-                f"The scores of {behavior!r} are for {scorer.num_users} users × "
-                f"{scorer.num_items} items; {dataset.path} has {dataset.num_users} × "
-                f"{dataset.num_items}."
-            )
         held_out = dataset.pairs(behavior, split)
         users, rows = np.unique(held_out.user_idx, return_inverse=True)
+        ranked = _ranked(
+            scorers[behavior],
+            dataset,
+            behavior,
+            torch.from_numpy(users).long().to(device),
+            max(ks),
+            user_batch,
+            progress,
+        )
         relevant = Pairs(rows.astype(np.int32), held_out.item_idx)
-        train = Exclusion.from_pairs(dataset.pairs(behavior, "train"), dataset.num_users)
-        lists = [np.empty((0, max(ks)), dtype=np.int64)]
-        for start in range(0, len(users), _STEP):
-            batch = torch.from_numpy(users[start : start + _STEP]).long().to(device)
-            best = top_k(scorer, batch, max(ks), train, user_batch=user_batch)
-            lists.append(best.items.cpu().numpy())
-            if progress is not None:
-                progress(behavior, min(start + _STEP, len(users)), len(users))
-        values = metrics.per_user(np.concatenate(lists), relevant, ks)
-        results[behavior] = BehaviorResult(users, values)
+        results[behavior] = BehaviorResult(users, metrics.per_user(ranked, relevant, ks))
     return Evaluation(split, ks, results, dataset)
+
+
+def evaluate_run(
+    path: Path | str,
+    *,
+    split: HeldOut = "test",
+    ks: Sequence[int] = DEFAULT_KS,
+    data: Path | str | None = None,
+    device: str = "auto",
+    user_batch: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a run; write `evaluation.<split>.json` and `per_user.<split>.parquet` into it.
+
+    Args:
+        path: The run's folder.
+        split: "valid" or "test".
+        ks: List lengths.
+        data: Where the dataset is; by default, where it was at training.
+        device: "auto", "cpu" or "cuda".
+        user_batch: See `evaluate`.
+        progress: See `evaluate`.
+
+    Raises:
+        ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
+        DataError: The dataset has no rows in this split.
+        DeviceError: CUDA was asked for and there is none.
+    """
+    ks = check_ks(ks)
+    run, place = Run(path), pick_device(device)
+    dataset = run.dataset(data, splits=("train", split))
+    if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
+        other = "valid" if split == "test" else "test"
+        raise DataError(
+            f"{dataset.path} has no {split} rows.",
+            f"Evaluate with --split {other}, or prepare the data with another split.",
+        )
+    scorers = {behavior: run.factors(behavior).to(place) for behavior in run.behaviors}
+    evaluation = evaluate(
+        scorers, dataset, split, ks=ks, user_batch=user_batch, device=place, progress=progress
+    )
+    for behavior in evaluation.missing:
+        log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)
+    with atomic_path(run.path / f"per_user.{split}.parquet") as temporary:
+        pq.write_table(evaluation.per_user, temporary)
+    write_json(run.path / f"evaluation.{split}.json", evaluation.summary())
+    return evaluation
+
+
+def _ranked(
+    scorer: Scorer,
+    dataset: PreparedDataset,
+    behavior: str,
+    users: Tensor,
+    k: int,
+    user_batch: int | None,
+    progress: Progress | None,
+) -> npt.NDArray[np.int64]:
+    """The lists (N, k) of users (N,) without their training items of the same behavior."""
+    if (scorer.num_users, scorer.num_items) != (dataset.num_users, dataset.num_items):
+        raise DataError(
+            f"The scores of {behavior!r} are for {scorer.num_users} users × {scorer.num_items} "
+            f"items; {dataset.path} has {dataset.num_users} × {dataset.num_items}."
+        )
+    train = Exclusion.from_pairs(dataset.pairs(behavior, "train"), dataset.num_users)
+    lists = [np.empty((0, k), dtype=np.int64)]
+    for start in range(0, len(users), _STEP):
+        batch = users[start : start + _STEP]
+        lists.append(top_k(scorer, batch, k, train, user_batch=user_batch).items.cpu().numpy())
+        if progress is not None:
+            progress(behavior, start + len(batch), len(users))
+    return np.concatenate(lists)
 
 
 def check_ks(ks: Sequence[int]) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ scores keep their last bit then is up to the matrix product (with MKL they did i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +30,9 @@ from mbrec.graph import Pairs
 from mbrec.scoring import Scorer
 
 GROUP = 32  # neighboring items that share a maximum
-_TILE = {"cpu": (512, 8192), "cuda": (2048, 65536)}  # users × items, by device type
+_TILE = {"cpu": (256, 8192), "cuda": (2048, 65536)}  # users × items, by device type
+_EMPTY = torch.iinfo(torch.int64).min  # the key of no item
+_LOW = (1 << 32) - 1
 _MIN_ROWS = 16  # products of fewer rows run other kernels, whose last bits differ
 
 
@@ -89,7 +92,6 @@ class _Grid:
         return ((start, min(start + step, self.num_items)) for start in stops)
 
 
-@torch.no_grad()
 def top_k(
     scorer: Scorer,
     user_idx: Tensor,
@@ -116,21 +118,36 @@ def top_k(
         UsageError: `k`, `user_batch` or `item_block` is below 1.
         TrainingError: A score is not a number.
 
-    Time is that of the matrix product plus about a third; memory is O(user_batch × item_block).
+    On the CPU, batches of users are ranked in as many threads as torch uses. Time is that of the
+    matrix product and about half as much again; memory is O(threads × user_batch × item_block).
     """
     for name, value in (("k", k), ("user_batch", user_batch), ("item_block", item_block)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}.", "It must be at least 1.")
     grid = _Grid.of(scorer.num_items, user_idx.device)
-    parts = [
-        _rank(scorer, user_idx[start:stop], k, exclude, grid, item_block)
-        for start, stop in grid.users(len(user_idx), user_batch)
-    ]
-    if not parts:
-        return _empty(0, k, user_idx.device)
-    return TopK(torch.cat([p.items for p in parts]), torch.cat([p.scores for p in parts]))
+    batches = [user_idx[start:stop] for start, stop in grid.users(len(user_idx), user_batch)]
+    parts = _in_threads(
+        lambda users: _rank(scorer, users, k, exclude, grid, item_block), batches, user_idx.device
+    )
+    return _unpack(torch.cat([_empty(0, k, user_idx.device), *parts]))
 
 
+def _in_threads(
+    work: Callable[[Tensor], Tensor], batches: list[Tensor], device: torch.device
+) -> list[Tensor]:
+    """Do each batch in one thread: small operations gain little from many, and wait for all."""
+    threads = min(torch.get_num_threads(), len(batches))
+    if threads < 2 or device.type != "cpu":
+        return [work(batch) for batch in batches]
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, "rank", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(work, batches))
+    finally:
+        torch.set_num_threads(before)  # what threads that start later begin with
+
+
+@torch.no_grad()
 def _rank(
     scorer: Scorer,
     user_idx: Tensor,
@@ -138,8 +155,8 @@ def _rank(
     exclude: Exclusion | None,
     grid: _Grid,
     item_block: int | None,
-) -> TopK:
-    """Rank all items for one batch of users."""
+) -> Tensor:
+    """Rank all items for one batch of users: keys (B, k)."""
     best = _empty(len(user_idx), k, user_idx.device)
     if exclude is not None:
         rows, items = (part.to(user_idx.device) for part in exclude.rows(user_idx.cpu()))
@@ -153,65 +170,68 @@ def _rank(
 
 
 def _scores(scorer: Scorer, user_idx: Tensor, start: int, stop: int, grid: _Grid) -> Tensor:
-    """Scores (B, stop - start), float32, always computed by whole tiles."""
+    """Scores (B, n) float32 of items start … stop-1, always computed by whole tiles.
+
+    n is rounded up to whole groups; beyond `stop` stands -inf.
+    """
     tiles = []
     for top in range(0, len(user_idx), grid.height):
         users = user_idx[top : top + grid.height]
-        missing = max(_MIN_ROWS - len(users), 0)
-        padded = torch.cat([users, users[:1].expand(missing)])
-        row = [
-            scorer.scores(padded, left, min(left + grid.width, stop))[: len(users)].float()
-            for left in range(start, stop, grid.width)
-        ]
-        tiles.append(torch.cat(row, dim=1) if len(row) > 1 else row[0])
+        padded = torch.cat([users, users[:1].expand(max(_MIN_ROWS - len(users), 0))])
+        tiles.append(
+            [
+                scorer.scores(padded, left, min(left + grid.width, stop))[: len(users)].float()
+                for left in range(start, stop, grid.width)
+            ]
+        )
+    missing = start - stop & GROUP - 1
+    if missing:
+        for tile in tiles:
+            tile.append(tile[0].new_full((len(tile[0]), missing), -torch.inf))
+    rows = [torch.cat(tile, dim=1) if len(tile) > 1 else tile[0] for tile in tiles]
     # A scorer may return an expanded tensor, which could not be written to.
-    return torch.cat(tiles) if len(tiles) > 1 else tiles[0].contiguous()
+    return torch.cat(rows) if len(rows) > 1 else rows[0].contiguous()
 
 
-def _update(best: TopK, scores: Tensor, start: int) -> TopK:
-    """Merge scores (B, n) of items start … start+n-1 into the best so far (of lower indices)."""
+def _update(best: Tensor, scores: Tensor, start: int) -> Tensor:
+    """Merge the scores (B, n) of items from `start` on into the keys of the best so far (B, k)."""
+    count, k = best.shape
     rows, columns, values = _candidates(best, scores)
     if not len(rows):
         return best
-    count, k = best.items.shape
     sizes = torch.bincount(rows, minlength=count)
     places = k + torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
-    longest = int(sizes.max())
-    merged = _empty(count, k + longest, rows.device)
-    merged.items[:, :k], merged.scores[:, :k] = best
-    merged.items[rows, places] = columns + start
-    merged.scores[rows, places] = values
-    # Places ascend with item indices, so a stable sort keeps the lower index first among equals.
-    ordered, order = merged.scores.sort(dim=1, descending=True, stable=True)
-    return TopK(merged.items.gather(1, order[:, :k]), ordered[:, :k])
+    merged = _empty(count, k + int(sizes.max()), rows.device)
+    merged[:, :k] = best
+    merged[rows, places] = _pack(values, columns + start)
+    return merged.topk(k, dim=1).values
 
 
-def _candidates(best: TopK, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and values of the scores (B, n) that may enter, by row, then column.
+def _candidates(best: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and values, by row, of the scores (B, n) that may enter.
 
     A score equal to the K-th best so far stays out: its item has a higher index.
     """
-    width = scores.shape[1]
-    whole = width - width % GROUP
-    maxima = scores[:, :whole].unflatten(1, (-1, GROUP)).amax(2)  # (B, groups)
-    if whole < width:
-        maxima = torch.cat([maxima, scores[:, whole:].amax(1, keepdim=True)], dim=1)
+    groups = scores.view(-1, GROUP)
+    maxima = groups.amax(1).view(len(scores), -1)  # (B, n / GROUP)
     if bool(maxima.isnan().any()):
         raise TrainingError(
             "The model gives scores that are not numbers (NaN).",
             "Its training has diverged; train again with a lower learning rate.",
         )
     lower = _lower_bound(best, scores, maxima)
-    rows, groups = (maxima > lower[:, None]).nonzero(as_tuple=True)
-    columns = groups[:, None] * GROUP + torch.arange(GROUP, device=scores.device)  # (C, GROUP)
-    values = scores[rows[:, None], columns.clamp(max=width - 1)]
-    which, inside = ((values > lower[rows, None]) & (columns < width)).nonzero(as_tuple=True)
-    return rows[which], columns[which, inside], values[which, inside]
+    where = (maxima > lower[:, None]).view(-1).nonzero().squeeze(1)  # (C,) groups
+    rows = torch.div(where, maxima.shape[1], rounding_mode="floor")
+    values = groups[where]  # (C, GROUP)
+    hits = (values > lower[rows, None]).view(-1).nonzero().squeeze(1)
+    group = torch.div(hits, GROUP, rounding_mode="floor")
+    rows, column = rows[group], (where[group] % maxima.shape[1]) * GROUP + hits % GROUP
+    return rows, column, values.view(-1)[hits]
 
 
-def _lower_bound(best: TopK, scores: Tensor, maxima: Tensor) -> Tensor:
+def _lower_bound(best: Tensor, scores: Tensor, maxima: Tensor) -> Tensor:
     """A value (B,) that every score which can still enter exceeds."""
-    kth, k = best.scores[:, -1], best.scores.shape[1]
+    kth, k = _unpack(best[:, -1]).scores, best.shape[1]
     if bool((kth > -torch.inf).all()) or k > scores.shape[1]:
         return kth
     # k groups have a maximum of at least the k-th maximum, so k scores are at least that.
@@ -220,11 +240,26 @@ def _lower_bound(best: TopK, scores: Tensor, maxima: Tensor) -> Tensor:
     return torch.maximum(kth, torch.nextafter(bound, torch.full_like(bound, -torch.inf)))
 
 
-def _empty(count: int, k: int, device: torch.device) -> TopK:
-    return TopK(
-        torch.full((count, k), -1, dtype=torch.int64, device=device),
-        torch.full((count, k), -torch.inf, device=device),
-    )
+def _pack(scores: Tensor, items: Tensor) -> Tensor:
+    """One int64 key per (score, item): keys order by score, then by lower item index."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 the 0.0 that it equals
+    return (_flip(bits).long() << 32) | (_LOW - items)
+
+
+def _unpack(keys: Tensor) -> TopK:
+    """The (score, item) of each key."""
+    empty = keys == _EMPTY
+    scores = _flip((keys >> 32).int()).view(torch.float32).masked_fill(empty, -torch.inf)
+    return TopK((_LOW - (keys & _LOW)).masked_fill(empty, -1), scores)
+
+
+def _flip(bits: Tensor) -> Tensor:
+    """Float bits ↔ integers in the order of the floats: negative ones are stored reversed."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _empty(count: int, k: int, device: torch.device) -> Tensor:
+    return torch.full((count, k), _EMPTY, dtype=torch.int64, device=device)
 
 
 def _round_up(value: int, multiple: int) -> int:

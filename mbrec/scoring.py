@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class Scorer(Protocol):
-    """Scores of one behavior, by blocks, so that users × items never has to exist at once."""
+    """Scores of one behavior, by blocks, so that users × items never has to exist at once.
+
+    Blocks may be asked for from several threads at once, and the caller may write into them.
+    """
 
     @property
     def num_users(self) -> int:

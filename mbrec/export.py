@@ -1,0 +1,219 @@
+"""Export: the top-K lists of a run as a table, with the shop's own ids.
+
+Columns: user_id, behavior, rank (1 is best), item_id, score. Rows are grouped by behavior, then by
+user. Lists are written as they are ranked, so memory does not grow with the number of users.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mbrec.columns import BEHAVIOR, ITEM_ID, RANK, SCORE, SPLITS, USER_ID
+from mbrec.device import pick_device
+from mbrec.errors import DataError, UsageError
+from mbrec.files import atomic_path
+from mbrec.graph import merge
+from mbrec.ranking import Exclusion, TopK, top_k
+from mbrec.run import Run
+from mbrec.tables import table_writer
+from mbrec.user_lists import find_users, read_user_list
+
+ExcludeSeen = Literal["same", "any", "none"]
+Progress = Callable[[str, int, int], None]  # behavior, users done, users in all
+
+_STEP_ROWS = 1 << 19  # rows written at a time
+_STEP_USERS = 256  # whole tiles, see `mbrec.ranking`
+_NAMED = 5  # unknown users that are named
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written."""
+
+    path: Path
+    k: int
+    exclude_seen: ExcludeSeen
+    behaviors: tuple[str, ...]
+    users: int  # for each of which every behavior has a list
+    rows: int
+    short_lists: int  # lists with fewer than k items
+    unknown_users: tuple[str, ...]  # asked for, but not in the run
+
+    def summary(self) -> dict[str, Any]:
+        """The same as plain types, the first few unknown users by name."""
+        return {
+            "out": str(self.path),
+            "k": self.k,
+            "exclude_seen": self.exclude_seen,
+            "behaviors": list(self.behaviors),
+            "users": self.users,
+            "rows": self.rows,
+            "short_lists": self.short_lists,
+            "unknown_users": {
+                "count": len(self.unknown_users),
+                "first": list(self.unknown_users[:_NAMED]),
+            },
+        }
+
+
+def export_run(
+    path: Path | str,
+    out: Path | str,
+    *,
+    k: int = 20,
+    behaviors: Sequence[str] | None = None,
+    users: Path | str | Sequence[int | str] | None = None,
+    exclude_seen: ExcludeSeen = "same",
+    data: Path | str | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Export:
+    """Write the top-K lists of a run, atomically.
+
+    Args:
+        path: The run's folder.
+        out: A .parquet, .csv or .jsonl file (.csv.gz and .jsonl.gz too).
+        k: Length of the lists; shorter only where fewer items are left.
+        behaviors: Which lists; by default all.
+        users: Whose lists, in this order: raw ids, or a file of them (see `read_user_list`);
+            by default all users of the run. A user named twice gets one list.
+        exclude_seen: "same" leaves out what the user has done in the list's behavior, "any" what
+            she has done in any behavior, "none" nothing. Unlike in evaluation, rows of all splits
+            count as done: an export is for use.
+        data: Where the dataset is (needed unless `exclude_seen` is "none"); by default, where it
+            was at training.
+        device: "auto", "cpu" or "cuda".
+        force: Replace an existing file.
+        progress: Called now and then with behavior, users done and users in all.
+
+    Raises:
+        UsageError: An unknown suffix or behavior, `k` below 1, or `out` exists.
+        DataError: None of `users` is in the run, or their file cannot be read.
+        ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
+        DeviceError: CUDA was asked for and there is none.
+    """
+    out = Path(out)
+    open_writer = table_writer(out)
+    _refuse(out, force)
+    run, place = Run(path), pick_device(device)
+    names = _known(behaviors, run)
+    user_idx, unknown = _select(users, run)
+    if unknown:
+        named = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+        log.warning("%d users are not in %s and get no list: %s.", len(unknown), path, named)
+    exclusions = _exclusions(run, names, exclude_seen, data)
+    rows, short = 0, 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary, open_writer(temporary, _schema(run)) as write:
+        for behavior in names:
+            scorer, exclude = run.factors(behavior).to(place), exclusions(behavior)
+            for start, batch in _steps(user_idx, k):
+                best = top_k(scorer, batch.to(place), k, exclude)
+                table = _table(run, behavior, batch, best)
+                write(table)
+                rows += len(table)
+                short += int((best.items[:, -1] < 0).sum())
+                if progress is not None:
+                    progress(behavior, start + len(batch), len(user_idx))
+    return Export(out, k, exclude_seen, names, len(user_idx), rows, short, tuple(unknown))
+
+
+def _refuse(out: Path, force: bool) -> None:
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder.", "Give the path of a file.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already.", "Choose another file, or add --force.")
+
+
+def _known(behaviors: Sequence[str] | None, run: Run) -> tuple[str, ...]:
+    """The behaviors to export, in cascade order."""
+    unknown = [name for name in behaviors or () if name not in run.behaviors]
+    if unknown:
+        raise UsageError(
+            f"{run.path} has no behavior {unknown[0]!r}.", f"It has {', '.join(run.behaviors)}."
+        )
+    return tuple(name for name in run.behaviors if not behaviors or name in behaviors)
+
+
+def _select(
+    users: Path | str | Sequence[int | str] | None, run: Run
+) -> tuple[Tensor, Sequence[str]]:
+    """Indices of the users to export, and the ids among them that the run does not know."""
+    if users is None:
+        return torch.arange(len(run.user_ids)), ()
+    wanted = read_user_list(Path(users)) if isinstance(users, (str, Path)) else list(users)
+    found, unknown = find_users(wanted, run.user_ids)
+    if not len(found):
+        source = f" of {users}" if isinstance(users, (str, Path)) else ""
+        first = ", ".join(unknown[:_NAMED])
+        raise DataError(
+            f"None of the {len(unknown)} users{source} is in {run.path} (first: {first}).",
+            "Give the ids of the raw log.",
+        )
+    return torch.from_numpy(found), unknown
+
+
+def _exclusions(
+    run: Run, behaviors: Sequence[str], seen: ExcludeSeen, data: Path | str | None
+) -> Callable[[str], Exclusion | None]:
+    """Behavior → the items that its lists leave out."""
+    if seen == "none":
+        return lambda behavior: None
+    dataset = run.dataset(data)
+
+    def done(names: Sequence[str]) -> Exclusion:
+        parts = {
+            f"{name} {split}": dataset.pairs(name, split) for name in names for split in SPLITS
+        }
+        return Exclusion.from_pairs(merge(parts, dataset.num_items), dataset.num_users)
+
+    if seen == "same":
+        return lambda behavior: done([behavior])
+    everything = done(dataset.behaviors)
+    return lambda behavior: everything
+
+
+def _steps(user_idx: Tensor, k: int) -> Iterator[tuple[int, Tensor]]:
+    """Batches of users, with the number of users before them."""
+    step = max(_STEP_ROWS // (k * _STEP_USERS), 1) * _STEP_USERS
+    for start in range(0, len(user_idx), step):
+        yield start, user_idx[start : start + step]
+
+
+def _schema(run: Run) -> pa.Schema:
+    return pa.schema(
+        [
+            (USER_ID, run.user_ids.type),
+            (BEHAVIOR, pa.string()),
+            (RANK, pa.int32()),
+            (ITEM_ID, run.item_ids.type),
+            (SCORE, pa.float32()),
+        ]
+    )
+
+
+def _table(run: Run, behavior: str, users: Tensor, best: TopK) -> pa.Table:
+    """The rows of some users' lists."""
+    items, scores = best.items.cpu().numpy(), best.scores.cpu().numpy()
+    filled = items >= 0
+    row, rank = np.nonzero(filled)
+    columns = [
+        run.user_ids.take(pa.array(users.numpy()[row])),
+        pa.repeat(pa.scalar(behavior), len(row)),
+        pa.array(rank + 1, pa.int32()),
+        run.item_ids.take(pa.array(items[filled])),
+        pa.array(scores[filled]),
+    ]
+    return pa.table(columns, schema=_schema(run))
