@@ -9,6 +9,7 @@ weight on the edges: a weighted message leaves DGL's fast kernel and costs ten t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mbrec.backend import dgl
 from mbrec.columns import GLOBAL
@@ -58,6 +60,7 @@ class DglEngine:
 
     def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
         """Sum over neighbors, both directions."""
+        self._check(relation)
         return Nodes(
             user=self._pull(reverse_edge_type(relation), nodes.item),
             item=self._pull(edge_type(relation), nodes.user),
@@ -65,8 +68,9 @@ class DglEngine:
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
-        user = self._graph.in_degrees(etype=self._known(reverse_edge_type(relation)))
-        item = self._graph.in_degrees(etype=self._known(edge_type(relation)))
+        self._check(relation)
+        user = self._graph.in_degrees(etype=reverse_edge_type(relation))
+        item = self._graph.in_degrees(etype=edge_type(relation))
         return user.float(), item.float()
 
     def _pull(self, etype: tuple[str, str, str], source: Tensor) -> Tensor:
@@ -74,15 +78,14 @@ class DglEngine:
         # Without the local scope the node data would keep the autograd graph of a step alive.
         with graph.local_scope():
             graph.nodes[etype[0]].data["h"] = source
-            graph.update_all(self._message, self._reduce, etype=self._known(etype))
+            graph.update_all(self._message, self._reduce, etype=etype)
             result: Tensor = graph.nodes[etype[2]].data["h"]
         return result
 
-    def _known(self, etype: tuple[str, str, str]) -> tuple[str, str, str]:
-        # DGL answers an unknown relation between known node types with zeros in some releases.
-        if etype not in self._graph.canonical_etypes:
-            raise DataError(f"The graph has no relation {etype[1]!r}.")
-        return etype
+    def _check(self, relation: str) -> None:
+        # Some releases of DGL answer an unknown relation between known node types with zeros.
+        if edge_type(relation) not in self._graph.canonical_etypes:
+            raise DataError(f"The graph has no relation {relation!r}.")
 
 
 class TorchEngine:
@@ -188,33 +191,59 @@ def light_gcn(
     """
     if layers == 0:
         return nodes
-    z = _scale(relation.inverse_root, nodes)
-    total: Nodes | None = None
+    return Nodes(*_LightGcn.apply(relation, layers, combination, nodes.user, nodes.item))
+
+
+class _LightGcn(torch.autograd.Function):
+    """LightGCN as one linear operator.
+
+    Over users and items together the normalized adjacency is symmetric, and so is every mean or sum
+    of its powers: the operator is its own transpose. Backward is forward applied to the gradients,
+    nothing has to be saved, and the passes over (nodes × d) can work in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, relation: Relation, layers: int, combination: Combination, *nodes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.operator = relation, layers, combination
+        return _light_gcn(relation, layers, combination, Nodes(*nodes))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, Tensor, Tensor]:
+        return None, None, None, *_light_gcn(*ctx.operator, Nodes(*gradients))
+
+
+def _light_gcn(relation: Relation, layers: int, combination: Combination, nodes: Nodes) -> Nodes:
+    z = Nodes(*(scale * e for scale, e in zip(relation.inverse_root, nodes, strict=True)))
+    total = Nodes(*(torch.zeros_like(e) for e in nodes)) if combination != "last" else None
     for _ in range(layers):
-        z = _scale(relation.inverse, relation.engine.aggregate(relation.name, z))
+        z = relation.engine.aggregate(relation.name, z)
+        for side, scale in enumerate(relation.inverse):
+            z[side].mul_(scale)
+            if total is not None:
+                total[side].add_(z[side])
+    result = total or z
+    for side, root in enumerate(relation.root):
+        result[side].mul_(root)
         if combination != "last":
-            total = z if total is None else Nodes(total.user + z.user, total.item + z.item)
-    propagated = _scale(relation.root, z if total is None else total)
-    if combination == "last":
-        return propagated
-    share = 1 / (layers + 1) if combination == "mean" else 1.0
-    return Nodes(
-        (nodes.user + propagated.user) * share,
-        (nodes.item + propagated.item) * share,
-    )
-
-
-def _scale(factor: Nodes, nodes: Nodes) -> Nodes:
-    return Nodes(factor.user * nodes.user, factor.item * nodes.item)
+            result[side].add_(nodes[side])
+        if combination == "mean":
+            result[side].div_(layers + 1)
+    return result
 
 
 def _csr(rows: Any, columns: Any, shape: tuple[int, int]) -> Tensor:
     order = np.lexsort((columns, rows))
     counts = np.bincount(rows, minlength=shape[0])
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(indptr),
-        torch.from_numpy(np.ascontiguousarray(columns[order])),
-        torch.ones(len(rows)),
-        size=shape,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(indptr),
+            torch.from_numpy(np.ascontiguousarray(columns[order])),
+            torch.ones(len(rows)),
+            size=shape,
+            check_invariants=True,
+        )

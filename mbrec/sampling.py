@@ -20,6 +20,11 @@ class Triples:
     positive: Tensor  # (B,) int64, items the user has in the behavior's training part
     negative: Tensor  # (B, N) int64, items the user does not have there
 
+    @property
+    def items(self) -> Tensor:
+        """The positive, then the negatives of every row. (B, 1 + N)."""
+        return torch.cat([self.positive.unsqueeze(1), self.negative], dim=1)
+
 
 Batch = Mapping[str, Triples]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mbrec.errors import TrainingError
 from mbrec.graph import Pairs
-from mbrec.propagation import Engine, Nodes, Relation
+from mbrec.losses import squared_norm
+from mbrec.propagation import Engine, Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
@@ -121,6 +122,36 @@ def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ..
     return tuple(setting)
 
 
-def select(nodes: Nodes, user_idx: Tensor, item_idx: Tensor) -> Nodes:
-    """The rows of some users and some items."""
-    return Nodes(nodes.user.index_select(0, user_idx), nodes.item.index_select(0, item_idx))
+def gather(table: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Rows of one table for several index lists, by one lookup.
+
+    The backward of every lookup fills and adds a gradient as large as the table; one lookup for all
+    behaviors does so once.
+
+    Args:
+        table: (N, d).
+        rows: Index tensors of any shapes.
+
+    Returns:
+        One tensor per index list, of its shape plus (d,).
+    """
+    flat = [index.flatten() for index in rows]
+    found = table.index_select(0, torch.cat(flat)).split([len(index) for index in flat])
+    return [part.view(*index.shape, -1) for part, index in zip(found, rows, strict=True)]
+
+
+def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch) -> Tensor:
+    """½ ‖e⁰‖² of the batch's rows, per behavior averaged over its pairs, summed over behaviors.
+
+    Args:
+        user_emb: (U, d).
+        item_emb: (I, d).
+        batch: Behavior → its triples, at least one.
+
+    Returns:
+        A scalar.
+    """
+    users = gather(user_emb, [triples.user_idx for triples in batch.values()])
+    items = gather(item_emb, [triples.items for triples in batch.values()])
+    norms = [squared_norm(u, i) for u, i in zip(users, items, strict=True)]
+    return torch.stack(norms).sum()

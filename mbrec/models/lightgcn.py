@@ -14,8 +14,16 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
-from mbrec.losses import bpr, squared_norm
-from mbrec.models.base import Context, Initializer, MethodConfig, TrainedMethod, embedding_table
+from mbrec.losses import bpr
+from mbrec.models.base import (
+    Context,
+    Initializer,
+    MethodConfig,
+    TrainedMethod,
+    base_l2,
+    embedding_table,
+    gather,
+)
 from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
@@ -59,45 +67,38 @@ class LightGcn(TrainedMethod):
         self._relations = {
             name: context.relation(name) for name in ((GLOBAL,) if merged else context.behaviors)
         }
-        self.user_emb, self.item_emb = nn.ParameterDict(), nn.ParameterDict()
-        for name in self._relations:
-            for table, count in (
-                (self.user_emb, context.num_users),
-                (self.item_emb, context.num_items),
-            ):
-                table[name] = embedding_table(
-                    count, config.size, config.initializer, context.generator
-                )
+        self.user_emb, self.item_emb = (
+            nn.ParameterList(
+                embedding_table(count, config.size, config.initializer, context.generator)
+                for _ in self._relations
+            )
+            for count in (context.num_users, context.num_items)
+        )
 
     def propagate(self) -> dict[str, Nodes]:
         """Relation → embeddings of all nodes."""
         return {
-            name: light_gcn(
-                relation,
-                Nodes(self.user_emb[name], self.item_emb[name]),
-                self.config.layers,
-                self.config.combination,
+            name: light_gcn(relation, base, self.config.layers, self.config.combination)
+            for (name, relation), base in zip(
+                self._relations.items(), self._base_embeddings(), strict=True
             )
-            for name, relation in self._relations.items()
         }
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
-        terms = {}
-        l2 = self.user_emb[next(iter(self._relations))].new_zeros(())
-        for behavior, triples in batch.items():
-            name = self._relation_of(behavior)
-            items = torch.cat([triples.positive.unsqueeze(1), triples.negative], dim=1)  # (B, 1+N)
-            user = state[name].user.index_select(0, triples.user_idx)  # (B, d)
-            item = state[name].item.index_select(0, items.flatten()).view(*items.shape, -1)
-            scores = (user.unsqueeze(1) * item).sum(2)  # (B, 1+N)
-            terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
-            l2 = l2 + squared_norm(
-                self.user_emb[name].index_select(0, triples.user_idx),
-                self.item_emb[name].index_select(0, items.flatten()),
-            )
+        terms, l2 = {}, []
+        for name, base in zip(self._relations, self._base_embeddings(), strict=True):
+            part = {b: t for b, t in batch.items() if self._relation_of(b) == name}
+            if not part:
+                continue
+            users = gather(state[name].user, [triples.user_idx for triples in part.values()])
+            items = gather(state[name].item, [triples.items for triples in part.values()])
+            for behavior, user, item in zip(part, users, items, strict=True):
+                scores = (user.unsqueeze(1) * item).sum(2)  # (B, 1+N)
+                terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
+            l2.append(base_l2(base.user, base.item, part))
         if self.config.l2:
-            terms["l2"] = self.config.l2 * l2
+            terms["l2"] = self.config.l2 * torch.stack(l2).sum()
         return terms
 
     @torch.no_grad()
@@ -107,6 +108,9 @@ class LightGcn(TrainedMethod):
         return {
             behavior: Factors(*state[self._relation_of(behavior)]) for behavior in self.behaviors
         }
+
+    def _base_embeddings(self) -> list[Nodes]:
+        return [Nodes(*tables) for tables in zip(self.user_emb, self.item_emb, strict=True)]
 
     def _relation_of(self, behavior: str) -> str:
         return GLOBAL if self.config.graph == "merged" else behavior

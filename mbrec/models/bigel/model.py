@@ -11,6 +11,7 @@ Where the paper leaves a choice open, it is a field of `BigelConfig`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,13 +20,15 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
-from mbrec.losses import bpr, squared_norm
+from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
     Initializer,
     MethodConfig,
     TrainedMethod,
+    base_l2,
     embedding_table,
+    gather,
     layers_of,
 )
 from mbrec.models.bigel.cgf import CascadingGatedFeedback, Gate
@@ -33,10 +36,11 @@ from mbrec.models.bigel.cgl import CascadingGcn
 from mbrec.models.bigel.cpa import ContrastivePreferenceAlignment
 from mbrec.models.bigel.gce import GlobalContextEnhancement
 from mbrec.propagation import Combination, Nodes, light_gcn
-from mbrec.sampling import Batch, Triples
+from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 Side = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
 
 
 class BigelConfig(MethodConfig):
@@ -126,8 +130,8 @@ class Bigel(TrainedMethod):
         )
         self.cgf, self.gce = nn.ModuleDict(), nn.ModuleDict()
         for behavior in context.auxiliaries:
-            for side in ("both",) if config.gates_shared else ("user", "item"):
-                self._add_enhancements(f"{behavior}/{side}", generator)
+            for key in dict.fromkeys((self._key(behavior, "user"), self._key(behavior, "item"))):
+                self._add_enhancements(key, generator)
 
     def propagate(self) -> BigelState:
         """Equations 2-4 and 7, over the whole graph."""
@@ -141,14 +145,17 @@ class Bigel(TrainedMethod):
 
     def losses(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
         """Equations 13-14: BPR of every behavior, CPA, and L2."""
+        users = self._embed(state, "user", {b: t.user_idx for b, t in batch.items()})
+        items = self._embed(state, "item", {b: t.items for b, t in batch.items()})
         terms = {}
-        for behavior, triples in batch.items():
-            terms[f"bpr/{behavior}"] = bpr(*self._scores(state, behavior, triples))
+        for behavior in batch:
+            scores = (users[behavior].unsqueeze(1) * items[behavior]).sum(2)  # (B, 1+N), eq. 12
+            terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
         if self.config.cpa and state.context is not None and self.target in batch:
             cpa = self._cpa(state.own[self.target], state.context, batch[self.target])
             terms["cpa"] = self.config.cpa_weight * cpa
         if self.config.l2:
-            terms["l2"] = self.config.l2 * self._l2(batch)
+            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
         return terms
 
     @torch.no_grad()
@@ -157,58 +164,67 @@ class Bigel(TrainedMethod):
         state = self.propagate()
         return {
             behavior: Factors(
-                self.enhance(state, behavior, "user", None),
-                self.enhance(state, behavior, "item", None),
+                *(
+                    self.enhance(behavior, side, own, target, context)
+                    for side, own, target, context in zip(
+                        SIDES,
+                        state.own[behavior],
+                        state.own[self.target],
+                        state.context or (None, None),
+                        strict=True,
+                    )
+                )
             )
             for behavior in self.behaviors
         }
 
-    def enhance(self, state: BigelState, behavior: str, side: Side, rows: Tensor | None) -> Tensor:
+    def enhance(
+        self, behavior: str, side: Side, own: Tensor, target: Tensor, context: Tensor | None
+    ) -> Tensor:
         """The embeddings that score `behavior`: e^(b_K) for the target, else e'' (eq. 5-9).
 
-        Gates and projections are computed for the rows asked for, not for the whole graph.
-
         Args:
-            state: What `propagate` returned.
-            behavior: Which one.
+            behavior: b_k.
             side: "user" or "item".
-            rows: Node indices (B,), or None for all nodes.
+            own: e^(b_k) of some rows. (…, d)
+            target: e^(b_K) of the same rows.
+            context: e_global of the same rows, where GCE asks for it.
 
         Returns:
-            (B, d), or (U, d) or (I, d).
+            (…, d).
         """
-
-        def pick(nodes: Nodes) -> Tensor:
-            table: Tensor = getattr(nodes, side)
-            return table if rows is None else table.index_select(0, rows)
-
-        embedding = pick(state.own[behavior])
         if behavior == self.target:
-            return embedding
-        key = f"{behavior}/{'both' if self.config.gates_shared else side}"
+            return own
+        key = self._key(behavior, side)
         if self.config.cgf:
-            embedding = self.cgf[key](embedding, pick(state.own[self.target]))
-        if self.config.gce and state.context is not None:
-            embedding = self.gce[key](embedding, pick(state.context))
-        return embedding
+            own = self.cgf[key](own, target)
+        if self.config.gce:
+            own = self.gce[key](own, context)
+        return own
 
-    def _scores(self, state: BigelState, behavior: str, triples: Triples) -> tuple[Tensor, Tensor]:
-        """ŷ of the positive (B,) and of the negative (B, N) pairs (eq. 12)."""
-        user = self.enhance(state, behavior, "user", triples.user_idx)
-        positive = self.enhance(state, behavior, "item", triples.positive)
-        negative = self.enhance(state, behavior, "item", triples.negative.flatten())
-        negative = negative.view(*triples.negative.shape, -1)
-        return (user * positive).sum(1), (user.unsqueeze(1) * negative).sum(2)
+    def _embed(
+        self, state: BigelState, side: Side, rows: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Behavior → the embeddings that score its rows; gates run for these rows only."""
 
-    def _l2(self, batch: Batch) -> Tensor:
-        total = self.user_emb.new_zeros(())
-        for triples in batch.values():
-            total = total + squared_norm(
-                self.user_emb.index_select(0, triples.user_idx),
-                self.item_emb.index_select(0, triples.positive),
-                self.item_emb.index_select(0, triples.negative.flatten()),
-            )
-        return total
+        def table(nodes: Nodes) -> Tensor:
+            return nodes.user if side == "user" else nodes.item
+
+        every = list(rows.values())
+        targets = gather(table(state.own[self.target]), every)
+        contexts = gather(table(state.context), every) if state.context else [None] * len(every)
+        embeddings = {}
+        for (behavior, index), target, context in zip(rows.items(), targets, contexts, strict=True):
+            own = target
+            if behavior != self.target:
+                (own,) = gather(table(state.own[behavior]), [index])
+            embeddings[behavior] = self.enhance(behavior, side, own, target, context)
+        return embeddings
+
+    def _key(self, behavior: str, side: Side) -> str:
+        # By position: a behavior's name may hold a dot, which torch refuses in a module's name.
+        position = self.behaviors.index(behavior)
+        return str(position) if self.config.gates_shared else f"{position}-{side}"
 
     def _add_enhancements(self, key: str, generator: torch.Generator) -> None:
         size, maps = self.config.size, self.config.gate_maps

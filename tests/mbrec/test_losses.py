@@ -1,0 +1,62 @@
+"""If these fail, training optimizes something else than the papers say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mbrec.losses import bpr, info_nce, squared_norm
+
+
+def test_bpr_by_hand() -> None:
+    positive, negative = torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 2.0], [0.0, -1.0]])
+    margins = [1.0, -1.0, 0.0, 1.0]
+    expected = sum(-math.log(1 / (1 + math.exp(-m))) for m in margins) / 4
+    assert bpr(positive, negative).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_info_nce_by_hand() -> None:
+    anchor = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    positive = torch.tensor([[3.0, 0.0], [1.0, 1.0]])
+    half = 1 / math.sqrt(2)
+    rows = [[1.0, half], [0.0, half]]
+    expected = sum(
+        math.log(sum(math.exp(s / 0.5) for s in row)) - row[n] / 0.5 for n, row in enumerate(rows)
+    )
+    assert info_nce(anchor, positive, 0.5).item() == pytest.approx(expected / 2, rel=1e-6)
+    dots = [[3.0, 1.0], [0.0, 2.0]]
+    expected = sum(math.log(sum(map(math.exp, row))) - row[n] for n, row in enumerate(dots))
+    loss = info_nce(anchor, positive, 1.0, cosine=False)
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-6)
+
+
+def test_losses_stay_finite_for_huge_scores() -> None:
+    positive = torch.tensor([1e4, -1e4], requires_grad=True)
+    negative = torch.tensor([[-1e4], [1e4]])
+    loss = bpr(positive, negative)
+    loss.backward()
+    assert loss.item() == pytest.approx(1e4)
+    assert positive.grad is not None
+    assert positive.grad.isfinite().all()
+    rows = torch.eye(3) * 100
+    assert info_nce(rows, -rows, 1.0, cosine=False).isfinite()
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_gradients_by_finite_differences(cosine: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchor, positive = (
+        torch.randn(4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+        for _ in range(2)
+    )
+    assert torch.autograd.gradcheck(
+        lambda a, p: info_nce(a, p, 0.3, cosine=cosine), (anchor, positive)
+    )
+    assert torch.autograd.gradcheck(bpr, (anchor[:, 0], positive))
+
+
+def test_squared_norm_is_half_the_mean_over_the_batch() -> None:
+    user, item = torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0], [0.0]])
+    assert squared_norm(user, item).item() == (9 + 1 + 4) / 4
