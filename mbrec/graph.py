@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from mbrec.backend import dgl
 from mbrec.columns import GLOBAL, ITEM, USER
@@ -30,6 +32,13 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.user_idx)
+
+    def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """User and item indices as int64 tensors (E,), copied: a dataset's arrays are read-only."""
+        users, items = (
+            torch.from_numpy(a.astype(np.int64)) for a in (self.user_idx, self.item_idx)
+        )
+        return users.to(device), items.to(device)
 
 
 def edge_type(relation: str) -> tuple[str, str, str]:
@@ -61,8 +70,6 @@ def build_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) 
     Returns:
         A `dgl.DGLGraph` with int32 structure, 2 (K + 1) edge types.
     """
-    import torch
-
     edges: dict[tuple[str, str, str], Any] = {}
     for relation, pairs in {**relations, GLOBAL: merge(relations, num_items)}.items():
         # Copies: arrays that Arrow lends are read-only, which tensors cannot be.

@@ -49,8 +49,7 @@ class NegativeSampler:
     def __init__(
         self, pairs: Pairs, num_users: int, num_items: int, device: torch.device | str = "cpu"
     ) -> None:
-        users = torch.from_numpy(pairs.user_idx).to(device, torch.int64)
-        items = torch.from_numpy(pairs.item_idx).to(device, torch.int64)
+        users, items = pairs.tensors(device)
         degree = torch.bincount(users, minlength=num_users)  # (U,)
         self._first = torch.cumsum(degree, 0) - degree  # (U,) where a user's pairs begin
         self._free = num_items - degree  # (U,) how many items the user does not have
@@ -111,8 +110,7 @@ class BatchSampler:
             if not len(pairs):
                 continue
             sampler = NegativeSampler(pairs, num_users, num_items, device)
-            users = torch.from_numpy(pairs.user_idx).to(device, torch.int64)
-            items = torch.from_numpy(pairs.item_idx).to(device, torch.int64)
+            users, items = pairs.tensors(device)
             # A user who has every item gives no comparison to learn from.
             usable = sampler.can_sample(users)
             self._samplers[behavior] = sampler

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from mbrec.errors import TrainingError
+from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.losses import squared_norm
 from mbrec.propagation import Engine, Relation
@@ -107,14 +107,14 @@ def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ..
     """One number of layers per behavior; empty means 1, 2, … K; one number serves all.
 
     Raises:
-        TrainingError: The list has another length than the behaviors.
+        UsageError: The list has another length than the behaviors.
     """
     if not setting:
         return tuple(range(1, len(behaviors) + 1))
     if len(setting) == 1:
         return tuple(setting) * len(behaviors)
     if len(setting) != len(behaviors):
-        raise TrainingError(
+        raise UsageError(
             f"model.layers has {len(setting)} numbers for {len(behaviors)} behaviors "
             f"({', '.join(behaviors)}).",
             "Give one number per behavior, or a single one for all.",

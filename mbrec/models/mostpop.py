@@ -30,7 +30,7 @@ class MostPop(Method):
         everyone = torch.ones(context.num_users, 1)
         result = {}
         for behavior in context.behaviors:
-            items = torch.from_numpy(context.train[behavior].item_idx).long()
+            _, items = context.train[behavior].tensors()
             counts = torch.bincount(items, minlength=context.num_items).float()
             result[behavior] = Factors(everyone, counts.unsqueeze(1))
         return result
