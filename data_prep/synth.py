@@ -124,7 +124,8 @@ def write_log(
         UsageError: The file exists and `force` is not given, or its folder does not exist.
     """
     path, options = Path(path), options or SynthOptions()
-    _check_target(path, force)
+    if path.is_file() and not force:
+        raise UsageError(f"{path} exists already.", "Choose another file, or add --force.")
     counter: Counter[str] = Counter()
     seen = np.zeros(options.items, dtype=bool)
     log = FORMATS[options.format]
@@ -148,15 +149,6 @@ def write_log(
     return SynthSummary(
         str(path), options, sum(by_code.values()), options.users, int(seen.sum()), by_code
     )
-
-
-def _check_target(path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", "Name a file in it.")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already.", "Choose another file, or add --force.")
-    if not path.parent.is_dir():
-        raise UsageError(f"The folder {path.parent} does not exist.", "Make it first.")
 
 
 def _blocks(options: SynthOptions) -> Iterator[tuple[Rows, Events]]:

@@ -22,8 +22,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it over `path`.
 
     On any exception, an interrupt included, the temporary file is removed and `path` is untouched.
+
+    Raises:
+        UsageError: The folder of `path` does not exist, or `path` is a folder.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder {path.parent} does not exist.", "Make it first.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Name a file in it.")
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -61,10 +68,7 @@ def atomic_folder(path: Path, *, force: bool = False, marker: str | None = None)
                 _sync(entry)
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
+            _exchange(temporary, path)
         else:
             temporary.replace(path)
         _sync(path.parent)
@@ -93,6 +97,23 @@ def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> No
             f"{path} holds other things (it has no {marker}); --force does not replace it.",
             "Choose another path, or empty that folder yourself.",
         )
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`; if that fails, the old one is back.
+
+    Only a process that is killed between the two renames leaves the old one in a hidden folder.
+    """
+    old = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    try:
+        path.replace(old / path.name)
+        new.replace(path)
+    except BaseException:
+        if not path.exists():
+            (old / path.name).replace(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
