@@ -110,9 +110,6 @@ def export_run(
     run, place = Run(path), pick_device(device)
     names = _known(behaviors, run)
     user_idx, unknown = _select(users, run)
-    if unknown:
-        named = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
-        log.warning("%d users are not in %s and get no list: %s.", len(unknown), path, named)
     exclusions = _exclusions(run, names, exclude_seen, data)
     rows, short = 0, 0
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,12 +152,20 @@ def _select(
         return torch.arange(len(run.user_ids)), ()
     wanted = read_user_list(Path(users)) if isinstance(users, (str, Path)) else list(users)
     found, unknown = find_users(wanted, run.user_ids)
+    named = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+    asked = len(found) + len(unknown)
     if not len(found):
-        source = f" of {users}" if isinstance(users, (str, Path)) else ""
-        first = ", ".join(unknown[:_NAMED])
         raise DataError(
-            f"None of the {len(unknown)} users{source} is in {run.path} (first: {first}).",
-            "Give the ids of the raw log.",
+            f"None of the {asked} users asked for is in {run.path}: {named}.",
+            "Give ids as they are in the raw log.",
+        )
+    if unknown:
+        log.warning(
+            "%d of the %d users asked for are not in %s and get no list: %s.",
+            len(unknown),
+            asked,
+            run.path,
+            named,
         )
     return torch.from_numpy(found), unknown
 

@@ -219,25 +219,36 @@ def _candidates(best: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             "The model gives scores that are not numbers (NaN).",
             "Its training has diverged; train again with a lower learning rate.",
         )
-    lower = _lower_bound(best, scores, maxima)
-    where = (maxima > lower[:, None]).view(-1).nonzero().squeeze(1)  # (C,) groups
-    rows = torch.div(where, maxima.shape[1], rounding_mode="floor")
+    where, lower = _groups(best, maxima)
     values = groups[where]  # (C, GROUP)
+    rows = torch.div(where, maxima.shape[1], rounding_mode="floor")
     hits = (values > lower[rows, None]).view(-1).nonzero().squeeze(1)
     group = torch.div(hits, GROUP, rounding_mode="floor")
-    rows, column = rows[group], (where[group] % maxima.shape[1]) * GROUP + hits % GROUP
-    return rows, column, values.view(-1)[hits]
+    columns = (where[group] % maxima.shape[1]) * GROUP + hits % GROUP
+    return rows[group], columns, values.view(-1)[hits]
 
 
-def _lower_bound(best: Tensor, scores: Tensor, maxima: Tensor) -> Tensor:
-    """A value (B,) that every score which can still enter exceeds."""
+def _groups(best: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
+    """Which groups, as flat indices into maxima (B, G), may hold a score that can enter.
+
+    Returns:
+        The groups (C,), by row, and a value (B,) that such a score exceeds.
+    """
     kth, k = _unpack(best[:, -1]).scores, best.shape[1]
-    if bool((kth > -torch.inf).all()) or k > scores.shape[1]:
-        return kth
-    # k groups have a maximum of at least the k-th maximum, so k scores are at least that.
-    enough = maxima if maxima.shape[1] >= 2 * k else scores
-    bound = enough.topk(k, dim=1).values[:, -1]
-    return torch.maximum(kth, torch.nextafter(bound, torch.full_like(bound, -torch.inf)))
+    if bool((kth > -torch.inf).all()):
+        where = (maxima > kth[:, None]).view(-1).nonzero().squeeze(1)
+        if len(where) <= k * len(best):
+            return where, kth
+    # The K best scores lie in the K groups of the best maxima, ties settled in the same way: each
+    # better group holds a better score. However many scores are equal, this bounds the candidates.
+    count, width = maxima.shape
+    keys = _pack(maxima, torch.arange(width, device=maxima.device)).topk(min(k, width), dim=1)
+    where = torch.arange(count, device=maxima.device)[:, None] * width + keys.indices
+    if width < k:
+        return where.view(-1), kth
+    weakest = _unpack(keys.values[:, -1]).scores
+    below = torch.nextafter(weakest, torch.full_like(weakest, -torch.inf))
+    return where.view(-1), torch.maximum(kth, below)
 
 
 def _pack(scores: Tensor, items: Tensor) -> Tensor:

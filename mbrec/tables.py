@@ -45,10 +45,11 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[Write]:
 
 @contextmanager
 def _csv(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    # The header is written here: older releases of Arrow put it in quotes whatever the style.
+    options = pacsv.WriteOptions(include_header=False, quoting_style="needed")
     with pa.output_stream(path) as stream:
-        with pacsv.CSVWriter(
-            stream, schema, write_options=pacsv.WriteOptions(quoting_style="needed")
-        ) as writer:
+        stream.write(f"{','.join(schema.names)}\n".encode())
+        with pacsv.CSVWriter(stream, schema, write_options=options) as writer:
             yield writer.write_table
 
 
