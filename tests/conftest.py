@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mbrec.dataset import (
     INTERACTIONS,
@@ -20,6 +21,8 @@ from mbrec.dataset import (
     PreparedDataset,
     write_dataset,
 )
+from mbrec.run import Run, finish_run
+from mbrec.scoring import Factors
 
 Row = tuple[int, int, str, str]  # user index, item index, behavior, split
 TINY_BEHAVIORS = ("click", "favorite", "purchase")
@@ -100,3 +103,37 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     """The dataset of `tiny_rows`, with string user ids "u0"… and integer item ids 1000…."""
     path = tmp_path_factory.mktemp("tiny") / "dataset"
     return write_rows(path, tiny_rows(), users=24, items=30)
+
+
+def planted_factors(dataset: PreparedDataset) -> dict[str, Factors]:
+    """Factors that know the planted taste of `tiny_rows`: items of residue u mod 3 score best.
+
+    Among them, and among the others, the lower index scores better by a little.
+    """
+    users, items = torch.arange(dataset.num_users), torch.arange(dataset.num_items)
+    user_emb = torch.cat([torch.eye(3)[users % 3], torch.ones(dataset.num_users, 1)], dim=1)
+    item_emb = torch.cat([torch.eye(3)[items % 3], -items[:, None] / 1024], dim=1)
+    return {behavior: Factors(user_emb, item_emb) for behavior in dataset.behaviors}
+
+
+def write_run(path: Path, dataset: PreparedDataset, factors: Mapping[str, Factors]) -> Run:
+    """Write a finished run of these factors."""
+    path.mkdir()
+    finish_run(path, {"model": "planted", "seed": 1}, factors, dataset)
+    return Run(path)
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, tiny_dataset: PreparedDataset) -> Run:
+    """A finished run on `tiny_dataset` that ranks by the planted taste; tests may change it."""
+    return write_run(tmp_path / "run", tiny_dataset, planted_factors(tiny_dataset))
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """Write a finished run of given factors into a temporary folder: see `write_run`."""
+
+    def make(dataset: PreparedDataset, factors: Mapping[str, Factors], name: str = "run") -> Run:
+        return write_run(tmp_path / name, dataset, factors)
+
+    return make
