@@ -56,7 +56,7 @@ class Run:
         try:
             version = self.info["schema_version"]
             self.model = str(self.info["model"])
-            self.behaviors: tuple[str, ...] = tuple(self.info["behaviors"])
+            self.behaviors = _names(self.info["behaviors"])
             self.dataset_hash = str(self.info["dataset"]["content_hash"])
             self.dataset_path = Path(self.info["dataset"]["path"])
             self._hashes: dict[str, str] = dict(self.info["files"])
@@ -87,7 +87,8 @@ class Run:
         """The final embeddings that rank `behavior`.
 
         Raises:
-            ArtefactError: The run has no such behavior, or its file is damaged.
+            ArtefactError: The run has no such behavior, its file is damaged, or the embeddings
+                are not one row per user and item.
         """
         try:
             user_emb, item_emb = (self._tensors[f"{side}/{behavior}"] for side in ("user", "item"))
@@ -96,6 +97,12 @@ class Run:
                 f"{self.path} has no embeddings for {behavior!r}.",
                 f"It has {', '.join(self.behaviors)}.",
             ) from None
+        expected, found = (len(self.user_ids), len(self.item_ids)), (len(user_emb), len(item_emb))
+        if found != expected:
+            raise _damaged(
+                self.path / EMBEDDINGS,
+                f"it has {found[0]} users × {found[1]} items, the ids {expected[0]} × {expected[1]}",
+            )
         return Factors(user_emb, item_emb)
 
     def dataset(
@@ -201,6 +208,12 @@ def write_run_info(
             "files": dict(files),
         },
     )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError("list of behaviors")
+    return tuple(value)
 
 
 def _damaged(path: Path, why: str) -> ArtefactError:
