@@ -145,17 +145,21 @@ def filtered(
     return events.mutate(**{FILTER: number}), filters
 
 
-def deduplicated(events: ir.Table, keep: str) -> ir.Table:
+def deduplicated(events: ir.Table, keep: str, *, split_given: bool) -> ir.Table:
     """One row per user, item and behavior: that of the first split, then first or last in time.
 
     Nothing but the time is left to choose, so the result does not depend on the order of rows.
     """
-    pick = events.timestamp.min() if keep == "first" else events.timestamp.max()
+
+    def pick(**where: ir.BooleanValue) -> ir.IntegerScalar:
+        return events.timestamp.min(**where) if keep == "first" else events.timestamp.max(**where)
+
     keys = [USER_ID, ITEM_ID, BEHAVIOR]
-    per_split = events.group_by([*keys, SPLIT]).agg(timestamp=pick)
-    return per_split.group_by(keys).agg(
-        timestamp=per_split.timestamp.argmin(per_split.split), split=per_split.split.min()
-    )
+    if not split_given:
+        return events.group_by(keys).agg(timestamp=pick(), split=events.split.min())
+    # An arg-min over the split would sort every group.
+    per_split = [pick(where=events.split == part) for part in range(len(SPLITS))]
+    return events.group_by(keys).agg(timestamp=ibis.coalesce(*per_split), split=events.split.min())
 
 
 def integer_ids(ids: ir.StringColumn) -> ir.BooleanScalar:

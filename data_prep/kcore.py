@@ -51,22 +51,23 @@ def core_filter(engine: DuckEngine, events: ir.Table, core: Core) -> tuple[ir.Ta
     alive = {column: engine.store(events.select(column).distinct()) for column in limits}
     rounds = 0
     while True:
-        fallen = 0
+        fallen, left = 0, pairs
         for column, minimum in limits.items():
-            enough = engine.store(_enough(pairs, column, minimum))
+            enough = engine.store(_enough(left, column, minimum))
             lost = alive[column].anti_join(enough, column)
             lost = engine.append(
                 f"fallen_{column}", lost.mutate(round=ibis.literal(rounds, "int32"))
             )
             engine.drop(alive[column])
             alive[column] = enough
-            [row] = engine.fetch(lost.filter(lost["round"] == rounds).agg(n=ibis._.count()))
-            if row["n"]:
-                fallen += row["n"]
-                pairs = _exchange(engine, pairs, pairs.semi_join(enough, column))
+            left = left.semi_join(enough, column)
+            [row] = engine.fetch(lost.filter(lost["round"] == rounds).agg(ids=ibis._.count()))
+            fallen += row["ids"]
         if not fallen:
             break
         rounds += 1
+        pairs, old = engine.store(left), pairs
+        engine.drop(old)
     names = [f"k-core round {number + 1}" for number in range(rounds)]
     return _numbered(engine, events, list(limits), rounds), names
 
@@ -74,12 +75,6 @@ def core_filter(engine: DuckEngine, events: ir.Table, core: Core) -> tuple[ir.Ta
 def _enough(pairs: ir.Table, column: str, minimum: int) -> ir.Table:
     counts = pairs.group_by(column).agg(pairs=pairs.count())
     return counts.filter(counts.pairs >= minimum).select(column)
-
-
-def _exchange(engine: DuckEngine, old: ir.Table, new: ir.Table) -> ir.Table:
-    stored = engine.store(new)
-    engine.drop(old)
-    return stored
 
 
 def _numbered(engine: DuckEngine, events: ir.Table, columns: list[str], rounds: int) -> ir.Table:

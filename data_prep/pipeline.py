@@ -176,7 +176,11 @@ class _Job:
         for step in steps[1:]:
             self.funnel.add(step)
         used = events.filter(events[cleaning.FILTER] == len(filters))
-        kept = engine.store(cleaning.deduplicated(self._with_ids(engine, used), self.settings.keep))
+        given = self.settings.split == "given"
+        single = cleaning.deduplicated(
+            self._with_ids(engine, used), self.settings.keep, split_given=given
+        )
+        kept = engine.store(single)
         engine.drop(engine.table(_EVENTS))
         self.funnel.add(self._after_duplicates(engine, kept))
         return kept
