@@ -101,7 +101,7 @@ class Run:
         if found != expected:
             raise _damaged(
                 self.path / EMBEDDINGS,
-                f"it has {found[0]} users × {found[1]} items, the ids {expected[0]} × {expected[1]}",
+                f"{found[0]} × {found[1]} rows where there are {expected[0]} × {expected[1]} ids",
             )
         return Factors(user_emb, item_emb)
 

@@ -1,0 +1,86 @@
+"""`mbrec export` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from mbrec.cli import main as cli
+from mbrec.cli.export import command
+from mbrec.run import Run
+
+
+def test_it_says_what_it_wrote(tiny_run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "lists.parquet"
+    done = CliRunner().invoke(command, [str(tiny_run.path), "--out", str(out), "--k", "7"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        f"Wrote 504 rows to {out}: the best 7 items for each of 24 users "
+        "in click, favorite, purchase.\n"
+    )
+    assert pq.read_metadata(out).num_rows == 504
+
+
+def test_unknown_users_are_counted_on_both_streams(
+    tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users, out = tmp_path / "users.txt", tmp_path / "lists.csv"
+    users.write_text("u3\nnobody\n")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(
+            ["export", str(tiny_run.path), "--out", str(out), "--users", str(users), "--json",
+             "--behavior", "purchase", "--behavior", "click", "--exclude-seen", "any", "--k", "3"]
+        )  # fmt: skip
+    assert stop.value.code in (None, 0)
+    said = capsys.readouterr()
+    assert "1 of the 2 users" in said.err
+    assert json.loads(said.out) == {
+        "out": str(out),
+        "k": 3,
+        "exclude_seen": "any",
+        "behaviors": ["click", "purchase"],
+        "users": 1,
+        "rows": 6,
+        "short_lists": 0,
+        "unknown_users": {"count": 1, "first": ["nobody"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--out", "{tmp}/lists.xlsx"], 2, "Use .parquet, .csv or .jsonl"),
+        (["--out", "{tmp}/old.csv"], 2, "add --force"),
+        (["--out", "{tmp}/a.csv", "--behavior", "buy"], 2, "It has click, favorite, purchase."),
+        (["--out", "{tmp}/a.csv", "--k", "0"], 2, "--k"),
+        (["--out", "{tmp}/a.csv", "--exclude-seen", "all"], 2, "'same', 'any', 'none'"),
+        (["--out", "{tmp}/a.csv", "--users", "{tmp}/gone.txt"], 1, "There is no file"),
+        (["--out", "{tmp}/a.csv", "--users", "{tmp}/empty.txt"], 1, "names no user"),
+        (["--out", "{tmp}/old.csv/a.csv"], 1, "old.csv"),
+        ([], 2, "Missing option '--out'"),
+    ],
+)
+def test_wrong_usage_is_said_in_a_line_and_leaves_nothing_behind(
+    tiny_run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    (tmp_path / "old.csv").write_text("mine")
+    (tmp_path / "empty.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", str(tiny_run.path), *filled])
+    assert stop.value.code == code
+    said = capsys.readouterr()
+    assert words in said.err.splitlines()[-1]
+    assert said.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "old.csv").read_text() == "mine"
