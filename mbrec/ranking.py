@@ -10,8 +10,9 @@ than the matrix product.
 **Independence of chunks.** The grid of tiles follows from the numbers of users and items and the
 kind of device alone; `user_batch` and `item_block` only say how many tiles are ranked at a time.
 Every score thus comes from the same call of the scorer whatever they are, and the result is equal
-to the last bit. Asking for *other users* may move a user to another row of a tile; whether her
-scores keep their last bit then is up to the matrix product (with MKL they did in our tests).
+to the last bit. Asking for *other users*, or with another number of threads, may compute a score in
+another place of a product; whether it keeps its last bit then is up to the library that multiplies
+(MKL did in our tests).
 """
 
 from __future__ import annotations
@@ -82,9 +83,11 @@ class _Grid:
         # Tiles of equal width: a narrow last one would cost nearly as much as a full one.
         return cls(height, _round_up(max(num_items, 1), tiles * GROUP) // tiles, num_items)
 
-    def users(self, count: int, user_batch: int | None) -> Iterator[tuple[int, int]]:
-        step = _round_up(user_batch or self.height, self.height)
-        return ((start, min(start + step, count)) for start in range(0, count, step))
+    def users(self, count: int, user_batch: int | None, threads: int) -> Iterator[slice]:
+        """Batches, one for each thread at a time; at least two unless one tile holds all users."""
+        together = min(user_batch or threads * self.height, count)
+        step = _round_up(-(-together // threads), self.height)
+        return (slice(start, start + step) for start in range(0, count, step or 1))
 
     def items(self, item_block: int | None) -> Iterator[tuple[int, int]]:
         step = _round_up(item_block or self.width, self.width)
@@ -108,8 +111,9 @@ def top_k(
         user_idx: (N,) integer; the result is on its device, which must be the scorer's.
         k: Length of the lists.
         exclude: Items to leave out, e.g. those of training.
-        user_batch: Users ranked at a time, rounded up to whole tiles; by default one tile.
-        item_block: Items scored at a time, likewise.
+        user_batch: Users ranked at a time by all threads together, rounded up to whole tiles; by
+            default one tile per thread.
+        item_block: Items scored at a time, rounded up to whole tiles; by default one tile.
 
     Returns:
         Lists in the order of `user_idx`. They depend neither on `user_batch` nor on `item_block`.
@@ -119,29 +123,29 @@ def top_k(
         TrainingError: A score is not a number.
 
     On the CPU, batches of users are ranked in as many threads as torch uses. Time is that of the
-    matrix product and about half as much again; memory is O(threads × user_batch × item_block).
+    matrix product and about half as much again; memory is O(user_batch × item_block + N k).
     """
     for name, value in (("k", k), ("user_batch", user_batch), ("item_block", item_block)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}.", "It must be at least 1.")
     grid = _Grid.of(scorer.num_items, user_idx.device)
-    batches = [user_idx[start:stop] for start, stop in grid.users(len(user_idx), user_batch)]
+    threads = torch.get_num_threads() if user_idx.device.type == "cpu" else 1
+    batches = [user_idx[rows] for rows in grid.users(len(user_idx), user_batch, threads)]
     parts = _in_threads(
-        lambda users: _rank(scorer, users, k, exclude, grid, item_block), batches, user_idx.device
+        lambda users: _rank(scorer, users, k, exclude, grid, item_block), batches, threads
     )
     return _unpack(torch.cat([_empty(0, k, user_idx.device), *parts]))
 
 
 def _in_threads(
-    work: Callable[[Tensor], Tensor], batches: list[Tensor], device: torch.device
+    work: Callable[[Tensor], Tensor], batches: list[Tensor], threads: int
 ) -> list[Tensor]:
     """Do each batch in one thread: small operations gain little from many, and wait for all."""
-    threads = min(torch.get_num_threads(), len(batches))
-    if threads < 2 or device.type != "cpu":
+    if min(threads, len(batches)) < 2:
         return [work(batch) for batch in batches]
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads, "rank", torch.set_num_threads, (1,)) as pool:
+        with ThreadPoolExecutor(threads, "mbrec", torch.set_num_threads, (1,)) as pool:
             return list(pool.map(work, batches))
     finally:
         torch.set_num_threads(before)  # what threads that start later begin with
