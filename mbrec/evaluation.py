@@ -106,7 +106,6 @@ def evaluate(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     user_batch: int | None = None,
-    device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure scorers on the held-out rows of one split.
@@ -117,7 +116,6 @@ def evaluate(
         split: "valid" or "test".
         ks: List lengths.
         user_batch: Users ranked at a time, see `mbrec.ranking.top_k`; does not change the result.
-        device: Where the scorers are.
         progress: Called now and then with behavior, users done and users in all.
 
     Raises:
@@ -141,7 +139,7 @@ def evaluate(
             scorers[behavior],
             dataset,
             behavior,
-            torch.from_numpy(users).long().to(device),
+            torch.from_numpy(users).long(),
             max(ks),
             user_batch,
             progress,
@@ -187,9 +185,7 @@ def evaluate_run(
             f"Evaluate with --split {other}, or prepare the data with another split.",
         )
     scorers = {behavior: run.factors(behavior).to(place) for behavior in run.behaviors}
-    evaluation = evaluate(
-        scorers, dataset, split, ks=ks, user_batch=user_batch, device=place, progress=progress
-    )
+    evaluation = evaluate(scorers, dataset, split, ks=ks, user_batch=user_batch, progress=progress)
     for behavior in evaluation.missing:
         log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)
     with atomic_path(run.path / f"per_user.{split}.parquet") as temporary:

@@ -117,7 +117,7 @@ def export_run(
         for behavior in names:
             scorer, exclude = run.factors(behavior).to(place), exclusions(behavior)
             for start, batch in _steps(user_idx, k):
-                best = top_k(scorer, batch.to(place), k, exclude)
+                best = top_k(scorer, batch, k, exclude)
                 table = _table(run, behavior, batch, best)
                 write(table)
                 rows += len(table)

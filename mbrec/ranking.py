@@ -108,7 +108,7 @@ def top_k(
 
     Args:
         scorer: Scores one behavior. An item scored -inf is never ranked.
-        user_idx: (N,) integer; the result is on its device, which must be the scorer's.
+        user_idx: (N,) integer.
         k: Length of the lists.
         exclude: Items to leave out, e.g. those of training.
         user_batch: Users ranked at a time by all threads together, rounded up to whole tiles; by
@@ -116,7 +116,8 @@ def top_k(
         item_block: Items scored at a time, rounded up to whole tiles; by default one tile.
 
     Returns:
-        Lists in the order of `user_idx`. They depend neither on `user_batch` nor on `item_block`.
+        Lists in the order of `user_idx`, on the scorer's device. They depend neither on
+        `user_batch` nor on `item_block`.
 
     Raises:
         UsageError: `k`, `user_batch` or `item_block` is below 1.
@@ -128,8 +129,8 @@ def top_k(
     for name, value in (("k", k), ("user_batch", user_batch), ("item_block", item_block)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}.", "It must be at least 1.")
-    grid = _Grid.of(scorer.num_items, user_idx.device)
-    threads = torch.get_num_threads() if user_idx.device.type == "cpu" else 1
+    grid, user_idx = _Grid.of(scorer.num_items, scorer.device), user_idx.to(scorer.device)
+    threads = torch.get_num_threads() if scorer.device.type == "cpu" else 1
     batches = [user_idx[rows] for rows in grid.users(len(user_idx), user_batch, threads)]
     parts = _in_threads(
         lambda users: _rank(scorer, users, k, exclude, grid, item_block), batches, threads

@@ -23,6 +23,10 @@ class Scorer(Protocol):
     def num_items(self) -> int:
         """I."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it takes user indices and gives scores."""
+
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start), float32, of items start … stop-1 for users `user_idx` (B,)."""
 
@@ -43,6 +47,11 @@ class Factors:
     def num_items(self) -> int:
         """I."""
         return len(self.item_emb)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are."""
+        return self.item_emb.device
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""

@@ -36,6 +36,10 @@ class Dense:
     def num_items(self) -> int:
         return self.table.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        return self.table.device
+
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         return self.table[user_idx, start:stop]
 
@@ -252,6 +256,6 @@ def test_cuda_ranks_as_the_cpu_does() -> None:
     scores = torch.randint(-9, 9, (3000, 70_000)).float()
     mask = np.random.default_rng(0).random((3000, 700)) < 0.1
     exclude = Exclusion.from_pairs(pairs(mask), 3000)
-    found = top_k(Dense(scores.cuda()), torch.arange(3000).cuda(), 20, exclude)
+    found = top_k(Dense(scores.cuda()), torch.arange(3000), 20, exclude)
     expected = top_k(Dense(scores), torch.arange(3000), 20, exclude)
     assert_equal(TopK(found.items.cpu(), found.scores.cpu()), expected)
