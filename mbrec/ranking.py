@@ -31,7 +31,7 @@ from mbrec.graph import Pairs
 from mbrec.scoring import Scorer
 
 GROUP = 32  # neighboring items that share a maximum
-_TILE = {"cpu": (256, 8192), "cuda": (2048, 65536)}  # users × items, by device type
+_TILE = {"cpu": (128, 16384), "cuda": (2048, 65536)}  # users × items, by device type
 _EMPTY = torch.iinfo(torch.int64).min  # the key of no item
 _LOW = (1 << 32) - 1
 _MIN_ROWS = 16  # products of fewer rows run other kernels, whose last bits differ
@@ -177,25 +177,21 @@ def _rank(
 def _scores(scorer: Scorer, user_idx: Tensor, start: int, stop: int, grid: _Grid) -> Tensor:
     """Scores (B, n) float32 of items start … stop-1, always computed by whole tiles.
 
-    n is rounded up to whole groups; beyond `stop` stands -inf.
+    n is stop - start, but at least `GROUP`; beyond `stop` stands -inf.
     """
-    tiles = []
+    rows = []
     for top in range(0, len(user_idx), grid.height):
         users = user_idx[top : top + grid.height]
         padded = torch.cat([users, users[:1].expand(max(_MIN_ROWS - len(users), 0))])
-        tiles.append(
-            [
-                scorer.scores(padded, left, min(left + grid.width, stop))[: len(users)].float()
-                for left in range(start, stop, grid.width)
-            ]
-        )
-    missing = start - stop & GROUP - 1
-    if missing:
-        for tile in tiles:
-            tile.append(tile[0].new_full((len(tile[0]), missing), -torch.inf))
-    rows = [torch.cat(tile, dim=1) if len(tile) > 1 else tile[0] for tile in tiles]
-    # A scorer may return an expanded tensor, which could not be written to.
-    return torch.cat(rows) if len(rows) > 1 else rows[0].contiguous()
+        tiles = [
+            scorer.scores(padded, left, min(left + grid.width, stop))[: len(users)].float()
+            for left in range(start, stop, grid.width)
+        ]
+        rows.append(torch.cat(tiles, dim=1) if len(tiles) > 1 else tiles[0])
+    scores = torch.cat(rows) if len(rows) > 1 else rows[0]
+    if stop - start < GROUP:
+        scores = torch.nn.functional.pad(scores, (0, GROUP - (stop - start)), value=-torch.inf)
+    return scores.contiguous()  # a scorer may expand one row: that could not be written to
 
 
 def _update(best: Tensor, scores: Tensor, start: int) -> Tensor:
@@ -217,43 +213,48 @@ def _candidates(best: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     A score equal to the K-th best so far stays out: its item has a higher index.
     """
-    groups = scores.view(-1, GROUP)
-    maxima = groups.amax(1).view(len(scores), -1)  # (B, n / GROUP)
+    width = scores.shape[1]
+    whole = width - width % GROUP
+    maxima = scores[:, :whole].unflatten(1, (-1, GROUP)).amax(2)  # (B, groups)
+    if whole < width:
+        maxima = torch.cat([maxima, scores[:, whole:].amax(1, keepdim=True)], dim=1)
     if bool(maxima.isnan().any()):
         raise TrainingError(
             "The model gives scores that are not numbers (NaN).",
             "Its training has diverged; train again with a lower learning rate.",
         )
-    where, lower = _groups(best, maxima)
-    values = groups[where]  # (C, GROUP)
-    rows = torch.div(where, maxima.shape[1], rounding_mode="floor")
+    rows, groups, lower = _groups(best, maxima)
+    # A last group that is not whole is read together with the end of the one before it.
+    first = (groups * GROUP).clamp(max=width - GROUP)
+    values = scores.view(-1).unfold(0, GROUP, 1).index_select(0, rows * width + first)  # (C, GROUP)
     hits = (values > lower[rows, None]).view(-1).nonzero().squeeze(1)
-    group = torch.div(hits, GROUP, rounding_mode="floor")
-    columns = (where[group] % maxima.shape[1]) * GROUP + hits % GROUP
-    return rows[group], columns, values.view(-1)[hits]
+    which = torch.div(hits, GROUP, rounding_mode="floor")
+    columns = first[which] + hits % GROUP
+    own = columns >= groups[which] * GROUP
+    return rows[which][own], columns[own], values.view(-1)[hits][own]
 
 
-def _groups(best: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
-    """Which groups, as flat indices into maxima (B, G), may hold a score that can enter.
+def _groups(best: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which groups may hold a score that can enter, from the maxima (B, G) of all groups.
 
     Returns:
-        The groups (C,), by row, and a value (B,) that such a score exceeds.
+        Rows (C,) and groups (C,), by row, and a value (B,) that such a score exceeds.
     """
-    kth, k = _unpack(best[:, -1]).scores, best.shape[1]
+    (count, width), k = maxima.shape, best.shape[1]
+    kth = _unpack(best[:, -1]).scores
     if bool((kth > -torch.inf).all()):
-        where = (maxima > kth[:, None]).view(-1).nonzero().squeeze(1)
-        if len(where) <= k * len(best):
-            return where, kth
+        rows, groups = (maxima > kth[:, None]).nonzero(as_tuple=True)
+        if len(rows) <= k * count:
+            return rows, groups, kth
     # The K best scores lie in the K groups of the best maxima, ties settled in the same way: each
     # better group holds a better score. However many scores are equal, this bounds the candidates.
-    count, width = maxima.shape
     keys = _pack(maxima, torch.arange(width, device=maxima.device)).topk(min(k, width), dim=1)
-    where = torch.arange(count, device=maxima.device)[:, None] * width + keys.indices
+    rows = torch.arange(count, device=maxima.device).repeat_interleave(keys.indices.shape[1])
     if width < k:
-        return where.view(-1), kth
+        return rows, keys.indices.view(-1), kth
     weakest = _unpack(keys.values[:, -1]).scores
     below = torch.nextafter(weakest, torch.full_like(weakest, -torch.inf))
-    return where.view(-1), torch.maximum(kth, below)
+    return rows, keys.indices.view(-1), torch.maximum(kth, below)
 
 
 def _pack(scores: Tensor, items: Tensor) -> Tensor:
