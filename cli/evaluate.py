@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,18 @@ def command(
 
 def metrics_table(summary: dict[str, Any], ks: Sequence[int]) -> str:
     """The averages as text: one block per list length, one line per behavior."""
-    behaviors: dict[str, dict[str, Any]] = summary["behaviors"]
-    first = max(len(name) for name in [*behaviors, "behavior"])
+    rows = {**summary["behaviors"], "macro": summary["macro"]}
+    first = max(len(name) for name in [*rows, f"K = {max(ks)}"])
     lines = [f"Averages over users, {summary['split']} rows"]
     for k in ks:
-        titles = "".join(f"{f'{title}@{k}':>14}" for title in _TITLES.values())
-        lines += ["", f"{'behavior':<{first}}{'users':>9}{titles}"]
-        for name, row in [*behaviors.items(), ("macro", summary["macro"])]:
+        lines += ["", f"{f'K = {k}':<{first}}{'users':>9}{_cells(_TITLES.values())}"]
+        for name, row in rows.items():
             values = (row[f"{metric}@{k}"] for metric in _TITLES)
-            cells = "".join(f"{'-' if v is None else f'{v:.4f}':>14}" for v in values)
-            lines.append(f"{name:<{first}}{row.get('users', ''):>9}{cells}")
+            shown = _cells("-" if value is None else f"{value:.4f}" for value in values)
+            lines.append(f"{name:<{first}}{row.get('users', ''):>9}{shown}")
     return "\n".join(lines)
+
+
+def _cells(texts: Iterable[str]) -> str:
+    widths = (max(len(title), 6) + 2 for title in _TITLES.values())
+    return "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
