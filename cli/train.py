@@ -36,6 +36,14 @@ import click
 @click.option("--resume", is_flag=True, help="Go on with the training that is in --out.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--list-settings",
+    metavar="MODEL",
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, name: _list_settings(context, name),
+    help="Show every setting of a model with its default, and exit.",
+)
 def command(
     data: Path,
     out: Path,
@@ -87,6 +95,19 @@ def command(
         return
     click.echo(_table(run.info))
     click.echo(f"Run: {out}   Next: mbrec evaluate {out}")
+
+
+def _list_settings(context: click.Context, method: str | None) -> None:
+    if method is None:
+        return
+    import json
+
+    from mbrec.config import describe
+
+    for key, default, text in describe(method):
+        click.echo(f"{key} = {json.dumps(default)}")
+        click.echo(click.wrap_text(text, initial_indent="    ", subsequent_indent="    "))
+    context.exit()
 
 
 class _Observer:

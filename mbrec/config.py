@@ -169,6 +169,26 @@ def differences(old: Settings, new: Settings) -> list[str]:
     return sorted(key for key in first | second if first.get(key) != second.get(key))
 
 
+def describe(method: str) -> list[tuple[str, Any, str]]:
+    """Every setting of a method as (dotted key, default, description).
+
+    Raises:
+        UsageError: There is no such method.
+    """
+    defaults = _flat(from_dict({"method": method}).to_dict())
+    kinds: dict[str, type[BaseModel]] = {
+        "": Settings,
+        "model.": find(method).config,
+        "train.": TrainConfig,
+    }
+    return [
+        (prefix + name, defaults[prefix + name], " ".join((field.description or "").split()))
+        for prefix, kind in kinds.items()
+        for name, field in kind.model_fields.items()
+        if prefix + name in defaults
+    ]
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from mbrec.config import Settings, differences, from_dict, read_toml, resolve
+from mbrec.config import Settings, describe, differences, from_dict, read_toml, resolve
 from mbrec.errors import UsageError
 from mbrec.models.bigel import BigelConfig
 
@@ -67,3 +68,13 @@ def test_differences_name_dotted_keys() -> None:
     old, new = Settings(), from_dict({"seed": 2, "train": {"lr": 0.5}})
     assert differences(from_dict({}), new) == ["seed", "train.lr"]
     assert "seed" in differences(old, new)
+
+
+@pytest.mark.parametrize("method", ["bigel", "lightgcn", "mostpop"])
+def test_every_setting_is_described(method: str) -> None:
+    rows = describe(method)
+    assert {"seed", "train.lr"} <= {key for key, _, _ in rows}
+    for key, default, text in rows:
+        assert text, key
+        if default != []:
+            resolve(None, {"method": method}, [f"{key}={json.dumps(default)}"])
