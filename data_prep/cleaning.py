@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import ibis
 import ibis.expr.types as ir
 
-from mbrec.columns import BEHAVIOR, ITEM_ID, SPLIT, SPLITS, TIMESTAMP, USER_ID
+from mbrec.columns import BEHAVIOR, ITEM_ID, SPLITS, TIMESTAMP, USER_ID
 from mbrec.data_prep.clock import whole_number, without_zero_fraction
 from mbrec.data_prep.layout import Column, Layout
 from mbrec.data_prep.lines import FIELD_SEPARATOR
 
 REASON = "reason"
+UNKNOWN_BEHAVIOR = "unknown behavior"
 FILTER = "filter"
 """Number of the filter that dropped a row; the number of filters if none did."""
 
@@ -196,7 +197,7 @@ def _reason(table: ir.Table, layout: Layout) -> ir.StringColumn:
         (table.flaw.notnull(), table.flaw),
         (table.user_id.isnull(), ibis.literal(f"{USER_ID} {kind}")),
         (table.item_id.isnull(), ibis.literal(f"{ITEM_ID} {kind}")),
-        (table.behavior.isnull(), ibis.literal("unknown behavior")),
+        (table.behavior.isnull(), ibis.literal(UNKNOWN_BEHAVIOR)),
     ]
     if layout.clock is not None:
         branches.append((table.timestamp.isnull(), ibis.literal(layout.clock.malformed)))

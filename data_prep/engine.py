@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,6 +49,8 @@ class DuckEngine:
         if memory_limit is not None:
             limit = max(int(memory_limit * _SHARE), _SMALLEST)
             settings["memory_limit"] = f"{limit >> 20}MiB"
+        self._thread = futures.ThreadPoolExecutor(1)
+        self._stopped = False
         self._duck = duckdb.connect(folder / "prep.duckdb", config=settings)
         self._run("SET TimeZone = 'UTC'")  # else instants are shown in the machine's own
         self._numbers = itertools.count()
@@ -62,6 +65,7 @@ class DuckEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._thread.shutdown()
         self._duck.close()
 
     @contextlib.contextmanager
@@ -75,7 +79,10 @@ class DuckEngine:
 
         def batches() -> Iterator[pa.RecordBatch]:
             try:
-                yield from reader.batches()
+                for batch in reader.batches():
+                    if self._stopped:
+                        return
+                    yield batch
             except BaseException as error:  # DuckDB would hand on no more than its text
                 failure.append(error)
                 raise
@@ -131,8 +138,20 @@ class DuckEngine:
         self._run(f"COPY ({_sql(table)}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
 
     def _run(self, sql: str) -> list[tuple[Any, ...]]:
-        with _readable_errors():
-            rows: list[tuple[Any, ...]] = self._duck.execute(sql).fetchall()
+        """Run a statement in a thread of its own.
+
+        DuckDB looks for Ctrl-C between its tasks only, and reading a log is one long task.
+        """
+        running = self._thread.submit(lambda: self._duck.execute(sql).fetchall())
+        try:
+            with _readable_errors():
+                rows: list[tuple[Any, ...]] = running.result()
+        except BaseException:
+            if not running.done():
+                self._stopped = True
+                self._duck.interrupt()
+                futures.wait([running])
+            raise
         return rows
 
 

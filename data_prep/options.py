@@ -116,7 +116,7 @@ def settle(options: PrepOptions) -> Settings:
     """
     _one_of("source", options.source, SOURCES)
     settings = _DEFAULTS
-    if options.source == "given":
+    if options.source == "given" or options.mapping.split is not None:
         settings = replace(settings, split="given")
     if options.preset is not None:
         _one_of("preset", options.preset, tuple(PRESETS))
@@ -170,6 +170,10 @@ def _check(options: PrepOptions, settings: Settings) -> None:
         raise UsageError(
             f"Files that are split already cannot be split {settings.split}.",
             "Leave --split out, or read the log with another --source.",
+        )
+    if options.mapping.split is not None and settings.split != "given":
+        raise UsageError(
+            f"A column for the split is named, and --split {settings.split}.", "Leave one out."
         )
     if options.source in ("ub", "jd") and settings.split == "given":
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,22 +12,21 @@ import ibis.expr.types as ir
 
 from mbrec.columns import BEHAVIOR, ITEM_ID, SPLITS, USER_ID
 from mbrec.data_prep import cleaning, sources, split
+from mbrec.data_prep.cascade import Cascade
 from mbrec.data_prep.clock import window
 from mbrec.data_prep.engine import DuckEngine
 from mbrec.data_prep.funnel import READ, Funnel, FunnelStep, measure
 from mbrec.data_prep.inputs import find_inputs
 from mbrec.data_prep.kcore import Core, core_filter
-from mbrec.data_prep.layout import Layout, Log
-from mbrec.data_prep.lines import LineReader
+from mbrec.data_prep.layout import Log
 from mbrec.data_prep.options import PrepOptions, Settings, settle
+from mbrec.data_prep.reading import read_files
 from mbrec.data_prep.rejects import refuse_rejects, write_rejects
 from mbrec.data_prep.writing import write_tables
-from mbrec.dataset import REJECTS, PreparedDataset, check_behaviors, write_dataset
+from mbrec.dataset import MANIFEST, REJECTS, PreparedDataset, write_dataset
 from mbrec.errors import DataError, UsageError
-from mbrec.files import refuse_existing, sha256
+from mbrec.files import refuse_existing
 from mbrec.versions import versions
-
-_EVENTS = "events"
 
 
 class Listener:
@@ -62,7 +60,7 @@ def prepare(options: PrepOptions, listener: Listener | None = None) -> PreparedD
         DataError: The log cannot be read, has too many malformed rows, or a filter left nothing.
     """
     settings = settle(options)
-    refuse_existing(options.out, force=options.force)
+    refuse_existing(options.out, force=options.force, marker=MANIFEST)
     paths = find_inputs(options.inputs)
     log = sources.describe(options.source, paths, options.mapping, settings.behaviors)
     job = _Job.plan(options, settings, log, listener or Listener())
@@ -72,7 +70,7 @@ def prepare(options: PrepOptions, listener: Listener | None = None) -> PreparedD
         with DuckEngine(work, options.memory_limit) as engine:
             manifest = job.run(engine, writer.folder)
         shutil.rmtree(work)
-        complete = writer.finish(job.behaviors, manifest)
+        complete = writer.finish(job.cascade.used, manifest)
         job.warn_of_empty_parts(complete["counts"]["splits"])
     return PreparedDataset(options.out)
 
@@ -86,45 +84,28 @@ class _Job:
     log: Log
     listener: Listener
     funnel: Funnel
-    behaviors: tuple[str, ...]
-    """The cascade; shrinks if the source's own has names that the log does not."""
-    names: tuple[str, ...]
-    """Name of every behavior code: the cascade, then what else the format knows."""
-    explicit: bool
-    """Whether the caller named the cascade."""
+    cascade: Cascade
+    window: tuple[int | None, int | None]
+    """Unix seconds: from the first, up to but without the second."""
 
     @classmethod
     def plan(cls, options: PrepOptions, settings: Settings, log: Log, listener: Listener) -> _Job:
-        behaviors = check_behaviors(settings.behaviors or log.behaviors)
-        for name in behaviors:
-            if name not in log.known:
-                close = difflib.get_close_matches(name, log.known, 1)
-                hint = f"Did you mean {close[0]}? " if close else ""
-                raise UsageError(
-                    f"This log has no behavior {name!r}.", f"{hint}It has {', '.join(log.known)}."
-                )
-        others = [name for name in log.known if name not in behaviors]
-        job = cls(
-            options,
-            settings,
-            log,
-            listener,
-            Funnel(listener.step),
-            behaviors,
-            (*behaviors, *others),
-            explicit=bool(options.behaviors or options.mapping.behaviors),
-        )
-        job._check_columns()
-        return job
+        """Check what can be checked before the log is read."""
+        _check_columns(settings, log)
+        explicit = bool(options.behaviors or options.mapping.behaviors)
+        cascade = Cascade.choose(log, settings.behaviors, explicit=explicit)
+        seconds = window(settings.start, settings.end, log.zone)
+        return cls(options, settings, log, listener, Funnel(listener.step), cascade, seconds)
 
     def run(self, engine: DuckEngine, folder: Path) -> dict[str, Any]:
         """Write the tables of the dataset into `folder`; give its manifest, as far as known."""
-        inputs = [self._read(engine, number) for number in range(len(self.log.layouts))]
-        events = engine.table(_EVENTS)
+        inputs, events = read_files(
+            engine, self.log.layouts, self.cascade.names, self.listener.reading
+        )
         events = self._clean(engine, events, sum(entry["rows"] for entry in inputs), folder)
         events = self._core(engine, events)
         events, parts = self._split(engine, events)
-        write_tables(engine, events, self.names, folder)
+        write_tables(engine, events, self.cascade.names, folder)
         return {
             "source": self.options.source,
             "options": self._record(),
@@ -133,28 +114,6 @@ class _Job:
             "counts": self.funnel.totals(),
             "split": parts,
             "versions": versions(),
-        }
-
-    def _read(self, engine: DuckEngine, number: int) -> dict[str, Any]:
-        """Append the typed rows of one file to the events; give its entry for the manifest."""
-        layout = self.log.layouts[number]
-        if layout.parquet:
-            fields = cleaning.fields_of_parquet(engine.parquet(layout.path), layout)
-            engine.append(_EVENTS, cleaning.typed(fields, layout, self.names, number))
-            rows = _parquet_rows(layout)
-            self.listener.reading(layout.path, rows)
-        else:
-            reader = LineReader(layout, self.listener.reading)
-            with engine.lines(reader) as lines:
-                fields = cleaning.fields_of_lines(lines, layout)
-                engine.append(_EVENTS, cleaning.typed(fields, layout, self.names, number))
-            rows = reader.rows
-        path = layout.path
-        return {
-            "file": str(path),
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-            "rows": rows,
         }
 
     def _clean(self, engine: DuckEngine, events: ir.Table, rows: int, folder: Path) -> ir.Table:
@@ -166,22 +125,21 @@ class _Job:
             )
         self.funnel.add(FunnelStep(READ, dropped=0, rows=rows))
         paths = [layout.path for layout in self.log.layouts]
-        reasons = refuse_rejects(engine, events, paths, self.options.max_rejects)
+        reasons = refuse_rejects(engine, events, self.log.layouts, self.options.max_rejects)
         write_rejects(engine, events, paths, folder / REJECTS)
-        first, last = window(self.settings.start, self.settings.end, self.log.zone)
-        events, filters = cleaning.filtered(events, len(self.behaviors), first, last)
-        steps = measure(engine, events, filters, self.names)
-        self._leave_out_missing(steps[0])
+        numbered, filters = cleaning.filtered(events, self.cascade.asked, *self.window)
+        steps = measure(engine, numbered, filters, self.cascade.names)
         self.funnel.add(replace(steps[0], detail=reasons))
+        self._leave_out_missing(steps[0])
         for step in steps[1:]:
             self.funnel.add(step)
-        used = events.filter(events[cleaning.FILTER] == len(filters))
+        used = numbered.filter(numbered[cleaning.FILTER] == len(filters))
         given = self.settings.split == "given"
         single = cleaning.deduplicated(
             self._with_ids(engine, used), self.settings.keep, split_given=given
         )
         kept = engine.store(single)
-        engine.drop(engine.table(_EVENTS))
+        engine.drop(events)
         self.funnel.add(self._after_duplicates(engine, kept))
         return kept
 
@@ -197,27 +155,20 @@ class _Job:
         )
 
     def _leave_out_missing(self, valid: FunnelStep) -> None:
-        """Take behaviors without any row out of a default cascade; refuse them in a named one."""
-        missing = [name for name in self.behaviors if name not in valid.behaviors]
-        if not missing or valid.rows == 0:
-            return
-        left = tuple(name for name in self.behaviors if name not in missing)
-        found = ", ".join(f"{name} {rows:,}" for name, rows in valid.behaviors.items())
-        if self.explicit or self.behaviors[-1] in missing:
-            raise DataError(
-                f"The log has no rows of {' and '.join(missing)}; it has {found}.",
-                f"Name what it has: --behaviors {','.join(left) or '…'}.",
+        """Take behaviors without any row out of the source's own cascade, and say so."""
+        before, self.cascade = self.cascade, self.cascade.found_in(valid.behaviors)
+        missing = [name for name in before.used if name not in self.cascade.used]
+        if missing:
+            left = ",".join(self.cascade.used)
+            self.listener.note(
+                f"The log has no rows of {' and '.join(missing)}: left out of the cascade, as "
+                f"--behaviors {left} would."
             )
-        self.listener.note(
-            f"The log has no rows of {' and '.join(missing)}, which is left out of the cascade "
-            f"(as --behaviors {','.join(left)} would)."
-        )
-        self.behaviors = left
 
     def _after_duplicates(self, engine: DuckEngine, kept: ir.Table) -> FunnelStep:
         before = self.funnel.steps[-1]
         groups = engine.fetch(kept.group_by(BEHAVIOR).agg(rows=kept.count()).order_by(BEHAVIOR))
-        left = {self.names[group[BEHAVIOR]]: group["rows"] for group in groups}
+        left = {self.cascade.names[group[BEHAVIOR]]: group["rows"] for group in groups}
         gone = {name: before.behaviors[name] - rows for name, rows in left.items()}
         return replace(
             before,
@@ -229,7 +180,7 @@ class _Job:
         )
 
     def _core(self, engine: DuckEngine, events: ir.Table) -> ir.Table:
-        target = self.names.index(self.behaviors[-1]) if self.settings.core_on == "target" else None
+        target = self.cascade.target if self.settings.core_on == "target" else None
         core = Core(self.settings.min_user, self.settings.min_item, target)
         if not core.min_user and not core.min_item:
             return events
@@ -238,7 +189,7 @@ class _Job:
             return events
         numbered = engine.store(numbered)
         engine.drop(events)
-        for step in measure(engine, numbered, rounds, self.names):
+        for step in measure(engine, numbered, rounds, self.cascade.names):
             self.funnel.add(step)
         return numbered.filter(numbered[cleaning.FILTER] == len(rounds))
 
@@ -252,26 +203,11 @@ class _Job:
             events = split.leave_one_out(events)
         return events, split.describe(protocol, ratios, cuts)
 
-    def _check_columns(self) -> None:
-        protocol = self.settings.split
-        if protocol == "given" and not self.log.has_split:
-            raise UsageError(
-                "The split is to be given, but no column says it.", "Name it with --split-col."
-            )
-        window_asked = self.settings.start is not None or self.settings.end is not None
-        if self.log.has_time or (protocol == "given" and not window_asked):
-            return
-        what = "A time window" if protocol == "given" else f"The split {protocol}"
-        raise UsageError(
-            f"{what} needs times, and the log has no time column.",
-            "Name it with --time-col, or use --split given with --split-col.",
-        )
-
     def _record(self) -> dict[str, Any]:
         """The options as the manifest has them: all that shapes the data, nothing else."""
         record = asdict(self.settings)
         record |= {
-            "behaviors": list(self.behaviors),
+            "behaviors": list(self.cascade.used),
             "ratios": str(self.settings.ratios),
             "preset": self.options.preset,
             "max_rejects": self.options.max_rejects,
@@ -288,11 +224,20 @@ class _Job:
                 self.listener.note(f"No {part} rows of {', '.join(empty)}.")
 
 
-def _parquet_rows(layout: Layout) -> int:
-    import pyarrow.parquet as pq
-
-    rows: int = pq.read_metadata(layout.path).num_rows
-    return rows
+def _check_columns(settings: Settings, log: Log) -> None:
+    """Refuse a split or a time window that needs a column the log does not have."""
+    if settings.split == "given" and not log.has_split:
+        raise UsageError(
+            "The split is to be given, but no column says it.", "Name it with --split-col."
+        )
+    window_asked = settings.start is not None or settings.end is not None
+    if log.has_time or (settings.split == "given" and not window_asked):
+        return
+    what = "A time window" if settings.split == "given" else f"The split {settings.split}"
+    raise UsageError(
+        f"{what} needs times, and the log has no time column.",
+        "Name it with --time-col, or use --split given with --split-col.",
+    )
 
 
 def summary(dataset: PreparedDataset) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import ibis.expr.types as ir
 
+from mbrec.data_prep.cleaning import UNKNOWN_BEHAVIOR
 from mbrec.data_prep.engine import DuckEngine
+from mbrec.data_prep.layout import Layout
 from mbrec.errors import DataError
 
 _SHOWN = 120  # characters of a bad line in a message
@@ -25,7 +27,7 @@ def write_rejects(
 
 
 def refuse_rejects(
-    engine: DuckEngine, events: ir.Table, paths: Sequence[Path], share: float
+    engine: DuckEngine, events: ir.Table, layouts: Sequence[Layout], share: float
 ) -> dict[str, int]:
     """Count the malformed rows by reason.
 
@@ -40,11 +42,23 @@ def refuse_rejects(
         return reasons
     rows = events.filter(events.reason.notnull()).order_by(["file", "line"])
     [first] = engine.fetch(rows.select("file", "line", "reason", "text").limit(1))
+    layout = layouts[first["file"]]
     counts = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
     text = first["text"][:_SHOWN] + ("…" if len(first["text"]) > _SHOWN else "")
     raise DataError(
         f"{bad:,} of {total:,} rows are malformed ({bad / total:.2%}, {share:.2%} are allowed): "
-        f"{counts}. The first is {paths[first['file']]}:{first['line']}, {first['reason']}: "
-        f"{text!r}.",
-        "Check --source, mend the log, or raise --max-rejects.",
+        f"{counts}. The first is {layout.path}:{first['line']}, {first['reason']}: {text!r}.",
+        f"{_remedy(next(iter(reasons)), layout)} Or raise --max-rejects.",
     )
+
+
+def _remedy(reason: str, layout: Layout) -> str:
+    """What to do about the most frequent reason."""
+    if reason == UNKNOWN_BEHAVIOR:
+        known = ", ".join(layout.codes)
+        return f"The known codes are {known}; with --source csv, --map CODE=NAME adds one."
+    if reason.startswith("timestamp") and layout.ids == "text":
+        return "Check --time-col and --time-format."
+    if reason == "not UTF-8":
+        return "With --source csv, name the --encoding."
+    return "Check --source and mend the log."

@@ -1,0 +1,94 @@
+"""Fixtures that prepare tiny logs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from mbrec.data_prep.engine import DuckEngine
+from mbrec.data_prep.options import PrepOptions
+from mbrec.data_prep.pipeline import Listener, prepare
+from mbrec.dataset import INTERACTIONS, PreparedDataset
+
+Row = tuple[Any, Any, str, int | None, str]  # user id, item id, behavior, timestamp, split
+
+
+class Recorder(Listener):
+    """Remembers what it hears."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, step: Any) -> None:
+        self.steps.append(step.name)
+
+
+class Prepared:
+    """A prepared dataset, and what was said while it was made."""
+
+    def __init__(self, dataset: PreparedDataset, recorder: Recorder) -> None:
+        self.dataset = dataset
+        self.manifest = dataset.manifest
+        self.notes = recorder.notes
+        self.steps = recorder.steps
+
+    @property
+    def rows(self) -> list[Row]:
+        """The interactions with raw ids, sorted."""
+        users, items = self.dataset.user_ids.to_pylist(), self.dataset.item_ids.to_pylist()
+        table = pq.read_table(self.dataset.path / INTERACTIONS).to_pylist()
+        return sorted(
+            (users[r["user_idx"]], items[r["item_idx"]], r["behavior"], r["timestamp"], r["split"])
+            for r in table
+        )
+
+    @property
+    def rejects(self) -> list[tuple[int, str, str]]:
+        """Line, reason and text of the malformed rows."""
+        table = pq.read_table(self.dataset.path / "rejects.parquet").to_pylist()
+        return [(r["line"], r["reason"], r["text"]) for r in table]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Step → rows dropped, without the steps that dropped none."""
+        return {s["name"]: s["dropped"] for s in self.manifest["funnel"] if s["dropped"]}
+
+
+@pytest.fixture
+def prep(tmp_path: Path) -> Callable[..., Prepared]:
+    """Write files (name → content) and prepare them: ``prep("ub", {"a.csv": "…"})``."""
+    return make_prep(tmp_path)
+
+
+def make_prep(folder: Path) -> Callable[..., Prepared]:
+    numbers = itertools.count()
+
+    def run(source: str, files: dict[str, str | bytes], **options: Any) -> Prepared:
+        place = folder / f"log{next(numbers)}"
+        place.mkdir()
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            (place / name).write_bytes(data)
+        out = folder / f"{place.name}.prepared"
+        recorder = Recorder()
+        options.setdefault("inputs", (str(place),))
+        return Prepared(prepare(PrepOptions(source, out=out, **options), recorder), recorder)
+
+    return run
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[DuckEngine]:
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    with DuckEngine(folder) as opened:
+        yield opened
