@@ -228,7 +228,7 @@ def _candidates(best: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     width = scores.shape[1]
     whole = width - width % GROUP
-    maxima = scores[:, :whole].unflatten(1, (-1, GROUP)).amax(2)  # (B, groups)
+    maxima = torch.unflatten(scores[:, :whole], 1, (-1, GROUP)).amax(2)  # (B, groups)
     if whole < width:
         maxima = torch.cat([maxima, scores[:, whole:].amax(1, keepdim=True)], dim=1)
     if bool(maxima.isnan().any()):
