@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Threads that wait must not spin: the tests run in as many processes as there are cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: install demo test test-slow check format clean
 
 $(INSTALLED): setup.py constraints.txt mbrec/version.py

@@ -147,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Exit codes: 0, 1 (bad data, failed run), 2 (wrong usage), 130 (interrupted), 143 (terminated).
     """
+    # OpenMP threads wait for each other by spinning: where other programs use the cores, training
+    # then took 4 to 8 times as long, and as much more of their time. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _terminable():
             code = _run(sys.argv[1:] if arguments is None else list(arguments))
