@@ -11,6 +11,10 @@ from mbrec.columns import ITEM_ID, USER_ID
 from mbrec.data_prep.cleaning import FILTER
 from mbrec.data_prep.engine import DuckEngine
 
+# Share of ids that fell in a round from which a smaller copy of the pairs pays off; below it, the
+# next rounds are quicker in passing over them.
+_WORTH_A_COPY = 0.05
+
 
 @dataclass(frozen=True)
 class Core:
@@ -51,30 +55,50 @@ def core_filter(engine: DuckEngine, events: ir.Table, core: Core) -> tuple[ir.Ta
     alive = {column: engine.store(events.select(column).distinct()) for column in limits}
     rounds = 0
     while True:
-        fallen, left = 0, pairs
-        for column, minimum in limits.items():
-            enough = engine.store(_enough(left, column, minimum))
-            lost = alive[column].anti_join(enough, column)
-            lost = engine.append(
-                f"fallen_{column}", lost.mutate(round=ibis.literal(rounds, "int32"))
-            )
-            engine.drop(alive[column])
-            alive[column] = enough
-            left = left.semi_join(enough, column)
-            [row] = engine.fetch(lost.filter(lost["round"] == rounds).agg(ids=ibis._.count()))
-            fallen += row["ids"]
-        if not fallen:
+        fallen = [_peel(engine, pairs, alive, *limit, rounds) for limit in limits.items()]
+        if not any(fallen):
             break
         rounds += 1
-        pairs, old = engine.store(left), pairs
-        engine.drop(old)
+        if max(fallen) > _WORTH_A_COPY:
+            pairs = _copied(engine, pairs, alive)
     names = [f"k-core round {number + 1}" for number in range(rounds)]
     return _numbered(engine, events, list(limits), rounds), names
 
 
-def _enough(pairs: ir.Table, column: str, minimum: int) -> ir.Table:
-    counts = pairs.group_by(column).agg(pairs=pairs.count())
-    return counts.filter(counts.pairs >= minimum).select(column)
+def _peel(
+    engine: DuckEngine,
+    pairs: ir.Table,
+    alive: dict[str, ir.Table],
+    column: str,
+    minimum: int,
+    number: int,
+) -> float:
+    """Take the ids of `column` with too few pairs out of `alive`; give the share that fell."""
+    left = _left(pairs, alive)
+    counts = left.group_by(column).agg(pairs=left.count())
+    enough = engine.store(counts.filter(counts.pairs >= minimum).select(column))
+    lost = alive[column].anti_join(enough, column)
+    engine.append(f"fallen_{column}", lost.mutate(round=ibis.literal(number, "int32")))
+    before, after = (
+        engine.fetch(table.agg(ids=table.count()))[0]["ids"] for table in (alive[column], enough)
+    )
+    engine.drop(alive[column])
+    alive[column] = enough
+    return 1 - after / before if before else 0.0
+
+
+def _left(pairs: ir.Table, alive: dict[str, ir.Table]) -> ir.Table:
+    """The pairs whose user and item are both still there."""
+    for column, ids in alive.items():
+        pairs = pairs.semi_join(ids, column)
+    return pairs
+
+
+def _copied(engine: DuckEngine, pairs: ir.Table, alive: dict[str, ir.Table]) -> ir.Table:
+    """Only what is left of `pairs`, in their place."""
+    fewer = engine.store(_left(pairs, alive))
+    engine.drop(pairs)
+    return fewer
 
 
 def _numbered(engine: DuckEngine, events: ir.Table, columns: list[str], rounds: int) -> ir.Table:
