@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/mbrec demo --out demo-out --force
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest
