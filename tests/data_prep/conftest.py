@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Prepared:
         self.notes = recorder.notes
         self.steps = recorder.steps
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         """The interactions with raw ids, sorted."""
         users, items = self.dataset.user_ids.to_pylist(), self.dataset.item_ids.to_pylist()

@@ -245,6 +245,13 @@ def test_a_typo_in_a_mapping_is_an_error_with_a_suggestion(tmp_path: Path) -> No
     assert load_mapping(tmp_path / "shop.toml") == Mapping(user="visitor", map={"view": "click"})
 
 
+def test_the_mappings_that_come_with_mbrec_can_be_read() -> None:
+    files = sorted((Path(__file__).parents[2] / "configs" / "sources").glob("*.toml"))
+    assert [file.stem for file in files] == ["rees46", "retailrocket"]
+    for file in files:
+        assert load_mapping(file).behaviors == ["click", "cart", "purchase"]
+
+
 @pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.5", 0.5), ("100%", 1.0), ("0", 0.0)])
 def test_shares(text: str, value: float) -> None:
     assert parse_share(text) == value
