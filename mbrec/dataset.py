@@ -240,20 +240,25 @@ class Interactions:
             for s, split in enumerate(SPLITS)
         }
 
-    def check(self, behaviors: Sequence[str]) -> None:
-        """Check the promises every reader relies on: sorted, and no pair twice in a behavior.
+    def check(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
+        """Check what every reader relies on: known nodes, sorted, no pair twice in a behavior.
 
         Raises:
             DataError: Naming the behavior and splits that break them.
         """
+        for what, idx, count in (
+            ("users", self.user_idx, num_users),
+            ("items", self.item_idx, num_items),
+        ):
+            if len(idx) and not 0 <= idx.min() <= idx.max() < count:
+                raise DataError(f"Some indices are not among the {count} {what}.")
         if np.any(np.diff(self.part) < 0):
             raise DataError("The interactions are not sorted by behavior and split.")
-        width = int(self.item_idx.max(initial=0)) + 1
         for code, behavior in enumerate(behaviors):
             keys: dict[str, npt.NDArray[np.int64]] = {}
             for split in SPLITS:
                 pairs = self.pairs(self.rows(code, split))
-                keys[split] = pairs.user_idx.astype(np.int64) * width + pairs.item_idx
+                keys[split] = pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
                 if np.any(np.diff(keys[split]) <= 0):
                     raise DataError(
                         f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
@@ -293,9 +298,9 @@ class DatasetWriter:
             DataError: A pair of one behavior stands twice, or training is empty.
         """
         table = Interactions.read(self.folder / INTERACTIONS, behaviors)
-        table.check(behaviors)
         users = pq.read_table(self.folder / USERS, columns=[USER_ID])[USER_ID]
         items = pq.read_table(self.folder / ITEMS, columns=[ITEM_ID])[ITEM_ID]
+        table.check(behaviors, len(users), len(items))
         relations = {
             behavior: table.pairs(table.rows(code, "train"))
             for code, behavior in enumerate(behaviors)
