@@ -138,14 +138,14 @@ def from_dict(values: Mapping[str, Any], origin: str = "") -> Settings:
     """
     values = dict(values)
     method = values.get("method", Settings.model_fields["method"].default)
-    sections = {"model": find(str(method)).config, "train": TrainConfig}
+    sections: dict[str, type[BaseModel]] = {"model": find(str(method)).config, "train": TrainConfig}
     checked: dict[str, Any] = {}
     for name, kind in sections.items():
         section = values.pop(name, {})
         if not isinstance(section, Mapping):
             raise UsageError(f"[{name}] is not a table of settings{origin}.")
         checked[name] = _validate(kind, section, f"{name}.", origin)
-    plain = _validate(Settings, values, "", origin)
+    plain: Settings = _validate(Settings, values, "", origin)
     return plain.model_copy(update=checked)
 
 
@@ -156,11 +156,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: It is not there or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"Cannot read the config file {path}: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"The config file {path} is not valid TOML: {error}.") from error
+    return values
 
 
 def differences(old: Settings, new: Settings) -> list[str]:

@@ -117,8 +117,8 @@ class TorchEngine:
         """Sum over neighbors, both directions."""
         matrix, transposed = self._known(relation)
         return Nodes(
-            user=_Product.apply(matrix, transposed, nodes.item),
-            item=_Product.apply(transposed, matrix, nodes.user),
+            user=_product(matrix, transposed, nodes.item),
+            item=_product(transposed, matrix, nodes.user),
         )
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
@@ -141,8 +141,13 @@ class _Product(torch.autograd.Function):
         return matrix @ dense
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
         return None, None, ctx.transposed @ gradient
+
+
+def _product(matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
+    result: Tensor = _Product.apply(matrix, transposed, dense)  # type: ignore[no-untyped-call]
+    return result
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,10 @@ def light_gcn(
     """
     if layers == 0:
         return nodes
-    return Nodes(*_LightGcn.apply(relation, layers, combination, nodes.user, nodes.item))
+    result = _LightGcn.apply(  # type: ignore[no-untyped-call]
+        relation, layers, combination, nodes.user, nodes.item
+    )
+    return Nodes(*result)
 
 
 class _LightGcn(torch.autograd.Function):
@@ -212,7 +220,8 @@ class _LightGcn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, Tensor, Tensor]:
-        return None, None, None, *_light_gcn(*ctx.operator, Nodes(*gradients))
+        relation, layers, combination = ctx.operator
+        return None, None, None, *_light_gcn(relation, layers, combination, Nodes(*gradients))
 
 
 def _light_gcn(relation: Relation, layers: int, combination: Combination, nodes: Nodes) -> Nodes:

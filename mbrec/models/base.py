@@ -136,7 +136,7 @@ def gather(table: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
         One tensor per index list, of its shape plus (d,).
     """
     flat = [index.flatten() for index in rows]
-    found = table.index_select(0, torch.cat(flat)).split([len(index) for index in flat])
+    found = torch.split(table.index_select(0, torch.cat(flat)), [len(index) for index in flat])
     return [part.view(*index.shape, -1) for part, index in zip(found, rows, strict=True)]
 
 

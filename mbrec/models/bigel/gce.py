@@ -28,4 +28,5 @@ class GlobalContextEnhancement(nn.Module):
     def forward(self, auxiliary: Tensor, global_context: Tensor) -> Tensor:
         """e''^(b_k) of some rows. All are (B, d)."""
         gate: Tensor = self.gate(auxiliary)
-        return auxiliary + gate * self.project(global_context)
+        context: Tensor = self.project(global_context)
+        return auxiliary + gate * context

@@ -49,7 +49,7 @@ class BigelConfig(MethodConfig):
     size: PositiveInt = 64
     """d, the embedding size."""
 
-    initializer: Initializer = "normal"
+    initializer: Initializer = "xavier"
     """Initial embeddings (eq. 1): "normal" N(0, 0.1²) or "xavier"."""
 
     layers: tuple[NonNegativeInt, ...] = ()
