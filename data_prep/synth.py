@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -126,29 +125,37 @@ def write_log(
     path, options = Path(path), options or SynthOptions()
     if path.is_file() and not force:
         raise UsageError(f"{path} exists already.", "Choose another file, or add --force.")
-    counter: Counter[str] = Counter()
-    seen = np.zeros(options.items, dtype=bool)
-    log = FORMATS[options.format]
-
-    def blocks() -> Iterator[pa.Table]:
-        for rows, events in _blocks(options):
-            seen[events.item] = True
-            table = log.columns(log, rows, options.quirks)
-            codes = np.bincount(events.stage, minlength=len(Stage))
-            counter.update({log.codes[Stage(s)]: int(n) for s, n in enumerate(codes) if n})
-            yield table
-            if progress is not None:
-                progress(len(table))
-
+    log, tally = FORMATS[options.format], _Tally(options.items)
     with atomic_path(path) as temporary, _sink(temporary, path.suffix == ".gz") as sink:
-        tables = _by_time(blocks(), path.parent) if log.order == "oldest" else blocks()
+        tables = _tables(options, log, tally, progress)
+        if log.order == "oldest":
+            tables = _by_time(tables, path.parent)
         if log.header:
             sink.write(log.header.encode() + b"\n")
         _write_csv(tables, sink)
-    by_code = {code: counter[code] for code in log.codes.values()}
-    return SynthSummary(
-        str(path), options, sum(by_code.values()), options.users, int(seen.sum()), by_code
-    )
+    by_code = {code: int(tally.stages[stage]) for stage, code in log.codes.items()}
+    items = int(tally.items.sum())
+    return SynthSummary(str(path), options, int(tally.stages.sum()), options.users, items, by_code)
+
+
+class _Tally:
+    """What has been made so far."""
+
+    def __init__(self, items: int) -> None:
+        self.items = np.zeros(items, dtype=bool)  # has the item any event?
+        self.stages = np.zeros(len(Stage), dtype=np.int64)  # events per stage
+
+
+def _tables(
+    options: SynthOptions, log: LogFormat, tally: _Tally, progress: Progress | None
+) -> Iterator[pa.Table]:
+    """The blocks as tables, counted."""
+    for rows, events in _blocks(options):
+        tally.items[events.item] = True
+        tally.stages += np.bincount(events.stage, minlength=len(Stage))
+        yield log.columns(log, rows, options.quirks)
+        if progress is not None:
+            progress(len(rows.stage))
 
 
 def _blocks(options: SynthOptions) -> Iterator[tuple[Rows, Events]]:

@@ -163,7 +163,7 @@ def _funnel(
     rng: np.random.Generator,
 ) -> Events:
     """The events of the journeys that fall into the window and are logged at all."""
-    size = len(journeys.user)
+    size, view = len(journeys.user), journeys.moment
 
     def follows(stage: Stage, push: Any) -> Mask:
         liking = _liking(stage, journeys.user, journeys.item, shoppers, catalog)
@@ -174,7 +174,6 @@ def _funnel(
     def later(stage: Stage) -> npt.NDArray[np.float64]:
         return DELAY[stage] * rng.standard_exponential(size) + 2 / log.seconds
 
-    view = journeys.moment
     favorite = follows(Stage.FAVORITE, 0.0)
     favored = view + later(Stage.FAVORITE)
     cart = follows(Stage.CART, 0.5 * favorite)
