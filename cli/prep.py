@@ -165,6 +165,8 @@ def _mapping(given: dict[str, Any]) -> Mapping:
     for key in ("time_format", "tz", "encoding", "delimiter"):
         if given[key] is not None:
             values[key] = given[key]
+    if "delimiter" in values:
+        values["delimiter"] = values["delimiter"].replace("\\t", "\t")  # as shells hand it over
     if given["no_header"]:
         values["header"] = False
     for rename in given["renames"]:

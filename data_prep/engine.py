@@ -51,7 +51,7 @@ class DuckEngine:
             settings["memory_limit"] = f"{limit >> 20}MiB"
         self._thread = futures.ThreadPoolExecutor(1)
         self._stopped = False
-        self._duck = duckdb.connect(folder / "prep.duckdb", config=settings)
+        self._duck = duckdb.connect(str(folder / "prep.duckdb"), config=settings)
         self._run("SET TimeZone = 'UTC'")  # else instants are shown in the machine's own
         self._numbers = itertools.count()
         self._appended: dict[str, ir.Table] = {}

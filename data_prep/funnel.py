@@ -15,6 +15,7 @@ from mbrec.data_prep.engine import DuckEngine
 from mbrec.errors import DataError
 
 READ = "read"
+_UNNAMED = "unnamed"  # codes that are known and not used, or not known
 
 _REMEDIES = {
     "rejected": "Check --source and the first lines of the log.",
@@ -104,35 +105,32 @@ def measure(
         One step per filter.
     """
     groups = engine.fetch(events.group_by(FILTER, BEHAVIOR).agg(rows=events.count()))
-    reached = {column: _reached(engine, events, column) for column in (USER_ID, ITEM_ID)}
+    users, items = (_reached(engine, events, column) for column in (USER_ID, ITEM_ID))
     steps = []
     for number, name in enumerate(filters):
-        left: dict[str, int] = {}
-        gone: dict[str, int] = {}
-        for group in groups:
-            code = group[BEHAVIOR]
-            behavior = "unnamed" if code is None or code < 0 else names[code]
-            if group[FILTER] > number:
-                left[behavior] = left.get(behavior, 0) + group["rows"]
-            elif group[FILTER] == number:
-                gone[behavior] = gone.get(behavior, 0) + group["rows"]
-        users, items = (
-            sum(count for last, count in reached[column].items() if last > number)
-            for column in (USER_ID, ITEM_ID)
-        )
-        order = [name for name in (*names, "unnamed") if name in left]
+        left = _by_behavior(names, [group for group in groups if group[FILTER] > number])
+        gone = _by_behavior(names, [group for group in groups if group[FILTER] == number])
         steps.append(
             FunnelStep(
                 name,
                 dropped=sum(gone.values()),
                 rows=sum(left.values()),
-                users=users,
-                items=items,
-                behaviors={behavior: left[behavior] for behavior in order},
-                detail=dict(sorted(gone.items())),
+                users=sum(count for last, count in users.items() if last > number),
+                items=sum(count for last, count in items.items() if last > number),
+                behaviors=left,
+                detail=gone,
             )
         )
     return steps
+
+
+def _by_behavior(names: Sequence[str], groups: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Behavior → rows, in the order of the codes; behaviors without any are left out."""
+    rows = dict.fromkeys((*names, _UNNAMED), 0)
+    for group in groups:
+        code = group[BEHAVIOR]
+        rows[_UNNAMED if code is None or code < 0 else names[code]] += group["rows"]
+    return {name: count for name, count in rows.items() if count}
 
 
 def _reached(engine: DuckEngine, events: ir.Table, column: str) -> dict[int, int]:
