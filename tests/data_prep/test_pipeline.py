@@ -150,7 +150,7 @@ def test_the_same_call_gives_the_same_dataset_and_says_how(prep: Prep) -> None:
     assert first.steps == ["read", "rejected", "other behaviors", "duplicates"]
 
 
-def test_a_log_larger_than_the_memory_limit_spills_and_comes_out_the_same(prep: Prep) -> None:
+def test_a_tight_memory_limit_does_not_change_the_dataset(prep: Prep) -> None:
     rows = (f"{n * 7919 % 9973},{n * 104729 % 7919},1,buy,{n}" for n in range(200_000))
     files = {"a.csv": "\n".join(rows) + "\n"}
     roomy = prep("ub", files, behaviors=("purchase",))
