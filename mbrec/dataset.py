@@ -22,26 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mbrec.columns import (
-    BEHAVIOR,
-    GLOBAL,
-    ITEM_ID,
-    ITEM_IDX,
-    SPLIT,
-    SPLITS,
-    TIMESTAMP,
-    USER_ID,
-    USER_IDX,
-    Split,
-)
-from mbrec.errors import ArtefactError, DataError, LeakageError
+from mbrec.columns import GLOBAL, ITEM_ID, SPLITS, USER_ID, Split
+from mbrec.errors import ArtefactError, DataError, DeviceError, LeakageError
 from mbrec.files import atomic_folder, read_json, sha256, write_json
-from mbrec.graph import IntArray, Pairs, build_graph, edge_type, load_graph, save_graph
+from mbrec.graph import Pairs, build_graph, load_graph, merge, save_graph
+from mbrec.interactions import Interactions
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -51,15 +40,6 @@ INTERACTIONS = "interactions.parquet"
 GRAPH = "graph.bin"
 REJECTS = "rejects.parquet"
 
-INTERACTIONS_SCHEMA = pa.schema(
-    [
-        (USER_IDX, pa.int32()),
-        (ITEM_IDX, pa.int32()),
-        (BEHAVIOR, pa.string()),
-        (TIMESTAMP, pa.int64()),
-        (SPLIT, pa.string()),
-    ]
-)
 REJECTS_SCHEMA = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
 )
@@ -185,93 +165,6 @@ class PreparedDataset:
             raise _damaged(path, "its SHA-256 is not the one in the manifest")
 
 
-@dataclass(frozen=True)
-class Interactions:
-    """The columns of `interactions.parquet`, sorted by part, user and item.
-
-    A part is one behavior's share of one split, numbered `3 * behavior + split`; each is a
-    contiguous run of rows, so it is read without copying.
-    """
-
-    user_idx: IntArray  # (N,)
-    item_idx: IntArray  # (N,)
-    part: npt.NDArray[np.int16]  # (N,)
-    timestamps: pa.Array  # (N,) int64, null where unknown
-
-    @classmethod
-    def read(cls, path: Path, behaviors: Sequence[str]) -> Interactions:
-        """Read the file.
-
-        Raises:
-            ArtefactError: It is no Parquet file, lacks a column, or holds an unknown name.
-        """
-        try:
-            table = pq.read_table(
-                path, columns=INTERACTIONS_SCHEMA.names, read_dictionary=[BEHAVIOR, SPLIT]
-            )
-            behavior = _codes(table[BEHAVIOR], behaviors)
-            split = _codes(table[SPLIT], SPLITS)
-            timestamps = table[TIMESTAMP].cast(pa.int64())
-            return cls(
-                user_idx=table[USER_IDX].to_numpy().astype(np.int32, copy=False),
-                item_idx=table[ITEM_IDX].to_numpy().astype(np.int32, copy=False),
-                part=behavior * np.int16(len(SPLITS)) + split,
-                timestamps=_one_chunk(timestamps),
-            )
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise _damaged(path, str(error)) from error
-
-    def rows(self, behavior: int, split: Split) -> slice:
-        """Where the rows of behavior number `behavior` and `split` stand."""
-        part = behavior * len(SPLITS) + SPLITS.index(split)
-        start, stop = np.searchsorted(self.part, [part, part + 1])
-        return slice(int(start), int(stop))
-
-    def pairs(self, rows: slice) -> Pairs:
-        """The pairs of some rows, without copying."""
-        return Pairs(self.user_idx[rows], self.item_idx[rows])
-
-    def count(self, behaviors: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Split → behavior → number of rows."""
-        sizes = np.bincount(self.part, minlength=len(behaviors) * len(SPLITS))
-        table = sizes.reshape(len(behaviors), len(SPLITS))
-        return {
-            split: {name: int(table[k, s]) for k, name in enumerate(behaviors)}
-            for s, split in enumerate(SPLITS)
-        }
-
-    def check(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
-        """Check what every reader relies on: known nodes, sorted, no pair twice in a behavior.
-
-        Raises:
-            DataError: Naming the behavior and splits that break them.
-        """
-        for what, idx, count in (
-            ("users", self.user_idx, num_users),
-            ("items", self.item_idx, num_items),
-        ):
-            if len(idx) and not 0 <= idx.min() <= idx.max() < count:
-                raise DataError(f"Some indices are not among the {count} {what}.")
-        if np.any(np.diff(self.part) < 0):
-            raise DataError("The interactions are not sorted by behavior and split.")
-        for code, behavior in enumerate(behaviors):
-            keys: dict[str, npt.NDArray[np.int64]] = {}
-            for split in SPLITS:
-                pairs = self.pairs(self.rows(code, split))
-                keys[split] = pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
-                if np.any(np.diff(keys[split]) <= 0):
-                    raise DataError(
-                        f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
-                    )
-            for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-                both = np.isin(keys[second], keys[first], assume_unique=True)
-                if both.any():
-                    raise DataError(
-                        f"{int(both.sum())} pairs of {behavior!r} stand in {first} and {second}.",
-                        "A pair of one behavior may stand in one split only.",
-                    )
-
-
 @dataclass
 class DatasetWriter:
     """Collects the files of a dataset in a temporary folder; `finish` completes it.
@@ -307,15 +200,14 @@ class DatasetWriter:
         }
         if not any(len(pairs) for pairs in relations.values()):
             raise DataError("No training rows are left.", "Loosen the filters or the split.")
-        graph = build_graph(relations, len(users), len(items))
-        save_graph(graph, self.folder / GRAPH)
+        self._save_graph(relations, len(users), len(items))
         counts = {
             **manifest.get("counts", {}),
             "users": len(users),
             "items": len(items),
             "interactions": len(table.user_idx),
             "splits": table.count(behaviors),
-            "global_train_pairs": graph.num_edges(edge_type(GLOBAL)),
+            "global_train_pairs": len(merge(relations, len(items))),
         }
         complete = {
             "schema_version": SCHEMA_VERSION,
@@ -326,11 +218,20 @@ class DatasetWriter:
             "files": {
                 name: sha256(self.folder / name)
                 for name in (USERS, ITEMS, INTERACTIONS, GRAPH, REJECTS)
+                if (self.folder / name).is_file()
             },
         }
         write_json(self.folder / MANIFEST, complete)
         self.finished = True
         return complete
+
+    def _save_graph(self, relations: Mapping[str, Pairs], num_users: int, num_items: int) -> None:
+        try:
+            save_graph(build_graph(relations, num_users, num_items), self.folder / GRAPH)
+        except DeviceError as error:
+            # Where there is no DGL, `--engine torch` trains from the pairs; whoever has it builds
+            # the graph on opening.
+            log.warning("%s is not written: %s", GRAPH, error.message)
 
 
 @contextmanager
@@ -387,25 +288,6 @@ def _content_hash(
         digest.update(b"|")
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int16]:
-    """The position in `names` of every value of a dictionary-encoded column."""
-    encoded = _one_chunk(column.unify_dictionaries())
-    if not pa.types.is_dictionary(encoded.type):
-        encoded = encoded.dictionary_encode()
-    known = {name: code for code, name in enumerate(names)}
-    values = encoded.dictionary.to_pylist()
-    lookup = np.array([known.get(value, -1) for value in values] or [0], dtype=np.int16)
-    if encoded.null_count or (lookup < 0).any():
-        raise ValueError(f"a value other than {', '.join(names)}")
-    indices: npt.NDArray[np.int32] = encoded.indices.to_numpy()
-    return lookup[indices]
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
 def _damaged(path: Path, why: str) -> ArtefactError:

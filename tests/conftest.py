@@ -13,7 +13,6 @@ import torch
 
 from mbrec.dataset import (
     INTERACTIONS,
-    INTERACTIONS_SCHEMA,
     ITEMS,
     REJECTS,
     REJECTS_SCHEMA,
@@ -21,6 +20,7 @@ from mbrec.dataset import (
     PreparedDataset,
     write_dataset,
 )
+from mbrec.interactions import INTERACTIONS_SCHEMA
 from mbrec.run import Run, finish_run
 from mbrec.scoring import Factors
 

@@ -17,7 +17,6 @@ from mbrec.columns import GLOBAL, SPLITS
 from mbrec.dataset import (
     GRAPH,
     INTERACTIONS,
-    INTERACTIONS_SCHEMA,
     ITEMS,
     MANIFEST,
     REJECTS,
@@ -29,6 +28,7 @@ from mbrec.dataset import (
 )
 from mbrec.errors import ArtefactError, DataError, LeakageError, UsageError
 from mbrec.graph import edge_type
+from mbrec.interactions import INTERACTIONS_SCHEMA
 
 Row = tuple[int, int, str, int | None, str]
 BEHAVIORS = ("click", "purchase")

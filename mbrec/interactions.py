@@ -1,0 +1,134 @@
+"""The rows of `interactions.parquet`, in memory: arrays, sorted, sliced without copying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mbrec.columns import BEHAVIOR, ITEM_IDX, SPLIT, SPLITS, TIMESTAMP, USER_IDX, Split
+from mbrec.errors import ArtefactError, DataError
+from mbrec.graph import IntArray, Pairs
+
+INTERACTIONS_SCHEMA = pa.schema(
+    [
+        (USER_IDX, pa.int32()),
+        (ITEM_IDX, pa.int32()),
+        (BEHAVIOR, pa.string()),
+        (TIMESTAMP, pa.int64()),
+        (SPLIT, pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The columns of `interactions.parquet`, sorted by part, user and item.
+
+    A part is one behavior's share of one split, numbered `3 * behavior + split`; each is a
+    contiguous run of rows, so it is read without copying.
+    """
+
+    user_idx: IntArray  # (N,)
+    item_idx: IntArray  # (N,)
+    part: npt.NDArray[np.int16]  # (N,)
+    timestamps: pa.Array  # (N,) int64, null where unknown
+
+    @classmethod
+    def read(cls, path: Path, behaviors: Sequence[str]) -> Interactions:
+        """Read the file.
+
+        Raises:
+            ArtefactError: It is no Parquet file, lacks a column, or holds an unknown name.
+        """
+        try:
+            table = pq.read_table(
+                path, columns=INTERACTIONS_SCHEMA.names, read_dictionary=[BEHAVIOR, SPLIT]
+            )
+            behavior = _codes(table[BEHAVIOR], behaviors)
+            split = _codes(table[SPLIT], SPLITS)
+            timestamps = table[TIMESTAMP].cast(pa.int64())
+            return cls(
+                user_idx=table[USER_IDX].to_numpy().astype(np.int32, copy=False),
+                item_idx=table[ITEM_IDX].to_numpy().astype(np.int32, copy=False),
+                part=behavior * np.int16(len(SPLITS)) + split,
+                timestamps=_one_chunk(timestamps),
+            )
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise ArtefactError(
+                f"{path} is damaged: {error}.", "Run `mbrec prep` again."
+            ) from error
+
+    def rows(self, behavior: int, split: Split) -> slice:
+        """Where the rows of behavior number `behavior` and `split` stand."""
+        part = behavior * len(SPLITS) + SPLITS.index(split)
+        start, stop = np.searchsorted(self.part, [part, part + 1])
+        return slice(int(start), int(stop))
+
+    def pairs(self, rows: slice) -> Pairs:
+        """The pairs of some rows, without copying."""
+        return Pairs(self.user_idx[rows], self.item_idx[rows])
+
+    def count(self, behaviors: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Split → behavior → number of rows."""
+        sizes = np.bincount(self.part, minlength=len(behaviors) * len(SPLITS))
+        table = sizes.reshape(len(behaviors), len(SPLITS))
+        return {
+            split: {name: int(table[k, s]) for k, name in enumerate(behaviors)}
+            for s, split in enumerate(SPLITS)
+        }
+
+    def check(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
+        """Check what every reader relies on: known nodes, sorted, no pair twice in a behavior.
+
+        Raises:
+            DataError: Naming the behavior and splits that break them.
+        """
+        for what, idx, count in (
+            ("users", self.user_idx, num_users),
+            ("items", self.item_idx, num_items),
+        ):
+            if len(idx) and not 0 <= idx.min() <= idx.max() < count:
+                raise DataError(f"Some indices are not among the {count} {what}.")
+        if np.any(np.diff(self.part) < 0):
+            raise DataError("The interactions are not sorted by behavior and split.")
+        for code, behavior in enumerate(behaviors):
+            keys: dict[str, npt.NDArray[np.int64]] = {}
+            for split in SPLITS:
+                pairs = self.pairs(self.rows(code, split))
+                keys[split] = pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
+                if np.any(np.diff(keys[split]) <= 0):
+                    raise DataError(
+                        f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
+                    )
+            for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+                both = np.isin(keys[second], keys[first], assume_unique=True)
+                if both.any():
+                    raise DataError(
+                        f"{int(both.sum())} pairs of {behavior!r} stand in {first} and {second}.",
+                        "A pair of one behavior may stand in one split only.",
+                    )
+
+
+def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int16]:
+    """The position in `names` of every value of a dictionary-encoded column."""
+    encoded = _one_chunk(column.unify_dictionaries())
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    known = {name: code for code, name in enumerate(names)}
+    values = encoded.dictionary.to_pylist()
+    lookup = np.array([known.get(value, -1) for value in values] or [0], dtype=np.int16)
+    if encoded.null_count or (lookup < 0).any():
+        raise ValueError(f"a value other than {', '.join(names)}")
+    indices: npt.NDArray[np.int32] = encoded.indices.to_numpy()
+    return lookup[indices]
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
