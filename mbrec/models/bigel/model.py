@@ -28,7 +28,6 @@ from mbrec.models.base import (
     TrainedMethod,
     base_l2,
     embedding_table,
-    gather,
     layers_of,
 )
 from mbrec.models.bigel.cgf import CascadingGatedFeedback, Gate
@@ -165,14 +164,8 @@ class Bigel(TrainedMethod):
         return {
             behavior: Factors(
                 *(
-                    self.enhance(behavior, side, own, target, context)
-                    for side, own, target, context in zip(
-                        SIDES,
-                        state.own[behavior],
-                        state.own[self.target],
-                        state.context or (None, None),
-                        strict=True,
-                    )
+                    self.enhance(behavior, side, *_tables(state, behavior, self.target, side))
+                    for side in SIDES
                 )
             )
             for behavior in self.behaviors
@@ -205,20 +198,22 @@ class Bigel(TrainedMethod):
     def _embed(
         self, state: BigelState, side: Side, rows: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Behavior → the embeddings that score its rows; gates run for these rows only."""
-
-        def table(nodes: Nodes) -> Tensor:
-            return nodes.user if side == "user" else nodes.item
-
-        every = list(rows.values())
-        targets = gather(table(state.own[self.target]), every)
-        contexts = gather(table(state.context), every) if state.context else [None] * len(every)
+        """Behavior → the embeddings that score its rows, (…, d) for indices (…)."""
         embeddings = {}
-        for (behavior, index), target, context in zip(rows.items(), targets, contexts, strict=True):
-            own = target
-            if behavior != self.target:
-                (own,) = gather(table(state.own[behavior]), [index])
-            embeddings[behavior] = self.enhance(behavior, side, own, target, context)
+        for behavior, index in rows.items():
+            own, target, context = _tables(state, behavior, self.target, side)
+            flat = index.flatten()
+            # Gates and projections run for the rows of the batch, or for every node where the batch
+            # has more rows than there are nodes.
+            if behavior == self.target:
+                found = own.index_select(0, flat)
+            elif len(flat) >= len(own):
+                found = self.enhance(behavior, side, own, target, context).index_select(0, flat)
+            else:
+                own, target = own.index_select(0, flat), target.index_select(0, flat)
+                context = None if context is None else context.index_select(0, flat)
+                found = self.enhance(behavior, side, own, target, context)
+            embeddings[behavior] = found.view(*index.shape, -1)
         return embeddings
 
     def _key(self, behavior: str, side: Side) -> str:
@@ -235,3 +230,12 @@ class Bigel(TrainedMethod):
             self.cgf[key] = feedback
         if self.config.gce:
             self.gce[key] = GlobalContextEnhancement(size, gate, generator)
+
+
+def _tables(
+    state: BigelState, behavior: str, target: str, side: Side
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """e^(b_k), e^(b_K) and e_global of all users, or of all items."""
+    place = SIDES.index(side)
+    context = None if state.context is None else state.context[place]
+    return state.own[behavior][place], state.own[target][place], context
