@@ -172,6 +172,19 @@ def test_embeddings_and_losses_are_the_papers_equations(settings: dict[str, Any]
         assert term.item() == pytest.approx(expected[name], rel=1e-4), name
 
 
+@pytest.mark.parametrize("settings", SWITCHES, ids=str)
+def test_a_batch_of_few_rows_scores_as_the_whole_table(settings: dict[str, Any]) -> None:
+    """Gates run for the batch's rows, or for all nodes where the rows are more: no difference."""
+    model = make(**settings)
+    few = {
+        behavior: Triples(t.user_idx[:1], t.positive[:1], t.negative[:1, :1])
+        for behavior, t in batch().items()
+    }
+    expected = Dense(model).losses(few)
+    for name, term in model.losses(model.propagate(), few).items():
+        assert term.item() == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+
+
 @pytest.mark.parametrize("part", ["cgf", "gce"])
 def test_a_part_that_is_off_has_no_weights(part: str) -> None:
     names = [name for name, _ in make(**{part: False}).named_parameters()]
