@@ -45,16 +45,3 @@ def info_nce(
     similarity = (anchor / temperature) @ positive.T  # (B, B)
     # cross_entropy is the fused form of logsumexp(row) - diagonal.
     return F.cross_entropy(similarity, torch.arange(len(anchor), device=anchor.device))
-
-
-def squared_norm(*embeddings: Tensor) -> Tensor:
-    """½ Σ ‖e‖² over all rows given, divided by the rows of the first: L2 as a batch sees it.
-
-    Args:
-        *embeddings: Each (B, …, d).
-
-    Returns:
-        A scalar.
-    """
-    total = torch.stack([embedding.square().sum() for embedding in embeddings]).sum()
-    return total / (2 * max(len(embeddings[0]), 1))

@@ -226,21 +226,23 @@ class _LightGcn(torch.autograd.Function):
 
 def _light_gcn(relation: Relation, layers: int, combination: Combination, nodes: Nodes) -> Nodes:
     z = Nodes(*(scale * e for scale, e in zip(relation.inverse_root, nodes, strict=True)))
-    total = Nodes(*(torch.zeros_like(e) for e in nodes)) if combination != "last" else None
+    total: Nodes | None = None
     for _ in range(layers):
         z = relation.engine.aggregate(relation.name, z)
         for side, scale in enumerate(relation.inverse):
             z[side].mul_(scale)
-            if total is not None:
-                total[side].add_(z[side])
-    result = total or z
+        if total is None or combination == "last":
+            total = z  # nobody needs the first layer by itself any more: later ones are added to it
+        else:
+            total.user.add_(z.user)
+            total.item.add_(z.item)
+    assert total is not None
+    share = 1 / (layers + 1) if combination == "mean" else 1.0
     for side, root in enumerate(relation.root):
-        result[side].mul_(root)
+        total[side].mul_(root * share)
         if combination != "last":
-            result[side].add_(nodes[side])
-        if combination == "mean":
-            result[side].div_(layers + 1)
-    return result
+            total[side].add_(nodes[side], alpha=share)
+    return total
 
 
 def _csr(rows: Any, columns: Any, shape: tuple[int, int]) -> Tensor:

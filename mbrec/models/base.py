@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
-from mbrec.losses import squared_norm
 from mbrec.propagation import Engine, Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
@@ -140,6 +139,11 @@ def gather(table: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(*index.shape, -1) for part, index in zip(found, rows, strict=True)]
 
 
+def pair_scores(user: Tensor, items: Tensor) -> Tensor:
+    """Inner products of every user with her items, (B, M), from (B, d) and (B, M, d)."""
+    return torch.bmm(items, user.unsqueeze(2)).squeeze(2)
+
+
 def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch) -> Tensor:
     """½ ‖e⁰‖² of the batch's rows, per behavior averaged over its pairs, summed over behaviors.
 
@@ -151,7 +155,20 @@ def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch) -> Tensor:
     Returns:
         A scalar.
     """
-    users = gather(user_emb, [triples.user_idx for triples in batch.values()])
-    items = gather(item_emb, [triples.items for triples in batch.values()])
-    norms = [squared_norm(u, i) for u, i in zip(users, items, strict=True)]
-    return torch.stack(norms).sum()
+    users = [triples.user_idx for triples in batch.values()]
+    items = [triples.items for triples in batch.values()]
+    shares = [0.5 / len(rows) for rows in users]
+    return _weighted_l2(user_emb, users, shares) + _weighted_l2(item_emb, items, shares)
+
+
+def _weighted_l2(table: Tensor, rows: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Σ over index lists of share · Σ ‖row‖²."""
+    flat = torch.cat([index.flatten() for index in rows])
+    weights = torch.cat(
+        [table.new_full((index.numel(),), share) for index, share in zip(rows, shares, strict=True)]
+    )
+    if len(flat) < len(table):
+        table = table.index_select(0, flat)
+    else:  # more rows than there are nodes: each node once, by how often it stands there
+        weights = table.new_zeros(len(table)).index_add_(0, flat, weights)
+    return torch.dot(weights, torch.einsum("nd,nd->n", table, table))

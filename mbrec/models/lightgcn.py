@@ -23,6 +23,7 @@ from mbrec.models.base import (
     base_l2,
     embedding_table,
     gather,
+    pair_scores,
 )
 from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
@@ -94,7 +95,7 @@ class LightGcn(TrainedMethod):
             users = gather(state[name].user, [triples.user_idx for triples in part.values()])
             items = gather(state[name].item, [triples.items for triples in part.values()])
             for behavior, user, item in zip(part, users, items, strict=True):
-                scores = (user.unsqueeze(1) * item).sum(2)  # (B, 1+N)
+                scores = pair_scores(user, item)  # (B, 1+N)
                 terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
             l2.append(base_l2(base.user, base.item, part))
         if self.config.l2:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mbrec.losses import bpr, info_nce, squared_norm
+from mbrec.losses import bpr, info_nce
 
 
 def test_bpr_by_hand() -> None:
@@ -55,8 +55,3 @@ def test_gradients_by_finite_differences(cosine: bool) -> None:
         lambda a, p: info_nce(a, p, 0.3, cosine=cosine), (anchor, positive)
     )
     assert torch.autograd.gradcheck(bpr, (anchor[:, 0], positive))
-
-
-def test_squared_norm_is_half_the_mean_over_the_batch() -> None:
-    user, item = torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0], [0.0]])
-    assert squared_norm(user, item).item() == (9 + 1 + 4) / 4

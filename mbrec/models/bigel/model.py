@@ -29,6 +29,7 @@ from mbrec.models.base import (
     base_l2,
     embedding_table,
     layers_of,
+    pair_scores,
 )
 from mbrec.models.bigel.cgf import CascadingGatedFeedback, Gate
 from mbrec.models.bigel.cgl import CascadingGcn
@@ -148,7 +149,7 @@ class Bigel(TrainedMethod):
         items = self._embed(state, "item", {b: t.items for b, t in batch.items()})
         terms = {}
         for behavior in batch:
-            scores = (users[behavior].unsqueeze(1) * items[behavior]).sum(2)  # (B, 1+N), eq. 12
+            scores = pair_scores(users[behavior], items[behavior])  # (B, 1+N), eq. 12
             terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
         if self.config.cpa and state.context is not None and self.target in batch:
             cpa = self._cpa(state.own[self.target], state.context, batch[self.target])
