@@ -67,6 +67,11 @@ def train_run(
     if resume:
         _check_resumable(out, dataset, settings)
     else:
+        if (out / RUN).is_file() and not force:
+            raise UsageError(
+                f"{out} holds a run already.",
+                "Go on with it by --resume, replace it by --force, or choose another path.",
+            )
         refuse_existing(out, force=force, marker=RUN)
     device = pick_device(settings.device)
     method = build_method(dataset, settings, device)
