@@ -14,6 +14,7 @@ from mbrec.run import Run
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--row", nargs="+", action="append", required=True, metavar=("NAME RUN", "RUN")

@@ -51,6 +51,7 @@ class LazyGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the verb, and give it what all verbs share."""
         if name not in VERBS:
             return None
         command = importlib.import_module(f"mbrec.cli.{name}").command

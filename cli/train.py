@@ -121,6 +121,7 @@ class _Observer:
         self._last = ""
 
     def step(self, epoch: int, step: int, steps: int, loss: Callable[[], float]) -> None:
+        """Move the bar; the loss only now and then, since asking for it waits for a GPU."""
         if not self._interactive:
             return
         if step == 1:
@@ -131,6 +132,7 @@ class _Observer:
             self._bar.set_postfix_str(f"loss {loss():.4f} {self._last}")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
+        """Print the epoch's line."""
         from tqdm import tqdm
 
         loss = sum(record["loss"].values())

@@ -65,11 +65,11 @@ def prepare(options: PrepOptions, listener: Listener | None = None) -> PreparedD
     log = sources.describe(options.source, paths, options.mapping, settings.behaviors)
     job = _Job.plan(options, settings, log, listener or Listener())
     with write_dataset(options.out, force=options.force) as writer:
-        work = writer.folder / "work"
-        work.mkdir()
-        with DuckEngine(work, options.memory_limit) as engine:
+        scratch = writer.folder / "scratch"
+        scratch.mkdir()
+        with DuckEngine(scratch, options.memory_limit) as engine:
             manifest = job.run(engine, writer.folder)
-        shutil.rmtree(work)
+        shutil.rmtree(scratch)
         complete = writer.finish(job.cascade.used, manifest)
         job.warn_of_empty_parts(complete["counts"]["splits"])
     return PreparedDataset(options.out)

@@ -8,29 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mbrec.cli import main as cli
 from mbrec.dataset import PreparedDataset
 
+Mbrec = Callable[..., tuple[int, str, str]]  # the fixture of conftest.py
 GOOD = "".join(
     f"{n % 5},{n % 7},1,{('pv', 'fav', 'cart', 'buy')[n % 4]},{1511544000 + n}\n"
     for n in range(140)
 )
 HEADER = "user_id,item_id,category_id,behavior,timestamp\n"
-
-
-def mbrec(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    code = 0
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture
@@ -41,10 +31,10 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_the_funnel_goes_to_stderr_and_the_result_to_stdout(
-    capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path
+    mbrec: Mbrec, log: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "data"
-    code, said, progress = mbrec(capsys, "prep", "--source", "ub", "--input", log, "--out", out)
+    code, said, progress = mbrec("prep", "--source", "ub", "--input", log, "--out", out)
     assert code == 0
     assert [line.split("  ")[0] for line in progress.splitlines()] == [
         "step",
@@ -57,12 +47,10 @@ def test_the_funnel_goes_to_stderr_and_the_result_to_stdout(
     assert PreparedDataset(out).behaviors == ("click", "favorite", "cart", "purchase")
 
 
-def test_json_is_all_that_a_script_sees(
-    capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path
-) -> None:
+def test_json_is_all_that_a_script_sees(mbrec: Mbrec, log: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     code, said, _ = mbrec(
-        capsys, "prep", "--source", "ub", "--input", log, "--out", out, "--json", "--min-user", 2
+        "prep", "--source", "ub", "--input", log, "--out", out, "--json", "--min-user", 2
     )
     assert code == 0
     found = json.loads(said)
@@ -72,9 +60,7 @@ def test_json_is_all_that_a_script_sees(
     assert [step["name"] for step in found["funnel"]][:2] == ["read", "rejected"]
 
 
-def test_a_shop_log_goes_in_by_options_or_by_a_mapping_file(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_shop_log_goes_in_by_options_or_by_a_mapping_file(mbrec: Mbrec, tmp_path: Path) -> None:
     events = tmp_path / "events.csv"
     kinds = ("view", "addtocart", "transaction")
     rows = (f"{1433221332117 + n},{n % 4},{kinds[n % 3]},{n % 5}," for n in range(60))
@@ -83,7 +69,7 @@ def test_a_shop_log_goes_in_by_options_or_by_a_mapping_file(
     options = ["--user-col", "visitorid", "--item-col", "itemid", "--behavior-col", "event"]
     options += ["--time-format", "ms", "--map", "view=click", "--map", "addtocart=cart"]
     options += ["--map", "transaction=purchase", "--ratios", "8:2:0"]
-    code, _, _ = mbrec(capsys, *base, *options, "--split", "leave-one-out", "--out", tmp_path / "a")
+    code, _, _ = mbrec(*base, *options, "--split", "leave-one-out", "--out", tmp_path / "a")
     assert code == 0
     mapping = tmp_path / "shop.toml"
     mapping.write_text(
@@ -91,7 +77,7 @@ def test_a_shop_log_goes_in_by_options_or_by_a_mapping_file(
         '[map]\nview = "click"\naddtocart = "cart"\ntransaction = "purchase"\n'
     )
     file = ["--mapping", mapping, "--split", "leave-one-out", "--out", tmp_path / "b"]
-    assert mbrec(capsys, *base, *file)[0] == 0
+    assert mbrec(*base, *file)[0] == 0
     by_options, by_file = PreparedDataset(tmp_path / "a"), PreparedDataset(tmp_path / "b")
     assert by_options.content_hash == by_file.content_hash
     assert by_file.behaviors == ("click", "cart", "purchase")
@@ -140,7 +126,7 @@ BAD_LOGS: list[tuple[str, str, bytes, list[str], int, str]] = [
     ids=[case[0] for case in BAD_LOGS],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(
-    capsys: pytest.CaptureFixture[str],
+    mbrec: Mbrec,
     tmp_path: Path,
     source: str,
     content: bytes,
@@ -150,7 +136,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 ) -> None:
     (tmp_path / "log.csv").write_bytes(content)
     found, said, errors = mbrec(
-        capsys, "prep", "--source", source, "--input", tmp_path / "log.csv",
+        "prep", "--source", source, "--input", tmp_path / "log.csv",
         "--out", tmp_path / "out", *options,
     )  # fmt: skip
     assert found == code
@@ -161,38 +147,36 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
     assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
 
 
-def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_file_is_named(mbrec: Mbrec, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere" / "*.csv"
     out = tmp_path / "deep" / "out"
-    code, _, errors = mbrec(capsys, "prep", "--source", "ub", "--input", nowhere, "--out", out)
+    code, _, errors = mbrec("prep", "--source", "ub", "--input", nowhere, "--out", out)
     assert code == 1
     assert errors == f"Error: {nowhere} does not exist. Check the path given with --input.\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_exists_is_left_alone_unless_forced(
-    capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path
+    mbrec: Mbrec, log: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     call = ["prep", "--source", "ub", "--input", log, "--out", out]
-    assert mbrec(capsys, *call, "--behaviors", "purchase")[0] == 0
+    assert mbrec(*call, "--behaviors", "purchase")[0] == 0
     before = PreparedDataset(out).content_hash
-    code, _, errors = mbrec(capsys, *call)
+    code, _, errors = mbrec(*call)
     assert (code, "--force" in errors) == (2, True)
-    assert mbrec(capsys, *call, "--force", "--min-user", 99)[0] == 1
+    assert mbrec(*call, "--force", "--min-user", 99)[0] == 1
     assert PreparedDataset(out).content_hash == before
-    assert mbrec(capsys, *call, "--force")[0] == 0
+    assert mbrec(*call, "--force")[0] == 0
     assert PreparedDataset(out).content_hash != before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["UserBehavior.csv", "out"]
 
 
 def test_even_force_does_not_replace_a_folder_of_other_things(
-    capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path
+    mbrec: Mbrec, log: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    code, _, errors = mbrec(
-        capsys, "prep", "--source", "ub", "--input", log, "--out", tmp_path, "--force"
-    )
+    code, _, errors = mbrec("prep", "--source", "ub", "--input", log, "--out", tmp_path, "--force")
     assert (code, "holds other things" in errors) == (2, True)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
@@ -207,7 +191,7 @@ def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
         [*call, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".mbrec-*/work/prep.duckdb")):
+    while not list(tmp_path.glob(".mbrec-*/scratch/prep.duckdb")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -220,8 +204,8 @@ def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["UserBehavior.csv"]
 
 
-def test_help_ends_with_an_example_and_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
-    code, said, _ = mbrec(capsys, "prep", "--help")
+def test_help_ends_with_an_example_and_is_quick(mbrec: Mbrec) -> None:
+    code, said, _ = mbrec("prep", "--help")
     assert code == 0
     assert "mbrec prep --source ub --input UserBehavior.csv.gz --out data/ub" in said
     loaded = subprocess.run(

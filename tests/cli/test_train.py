@@ -7,35 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from mbrec.cli import main as cli
 from mbrec.dataset import PreparedDataset
 from mbrec.run import Run
 
+Mbrec = Callable[..., tuple[int, str, str]]  # the fixture of conftest.py
 SMALL = ["--device", "cpu", "--set", "model.size=8", "--set", "train.batch_size=64"]
 
 
-def mbrec(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    code = 0
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def test_a_run_is_made_and_said(
-    capsys: pytest.CaptureFixture[str], tiny_dataset: PreparedDataset, tmp_path: Path
+    mbrec: Mbrec, tiny_dataset: PreparedDataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     code, said, progress = mbrec(
-        capsys, "train", tiny_dataset.path, "--out", out, *SMALL, "--set", "train.epochs=2"
+        "train", tiny_dataset.path, "--out", out, *SMALL, "--set", "train.epochs=2"
     )
     assert code == 0
     assert "bigel, seed 1, 2 epochs" in said
@@ -49,25 +39,25 @@ def test_a_run_is_made_and_said(
 
 
 def test_json_is_all_that_stands_on_stdout(
-    capsys: pytest.CaptureFixture[str], tiny_dataset: PreparedDataset, tmp_path: Path
+    mbrec: Mbrec, tiny_dataset: PreparedDataset, tmp_path: Path
 ) -> None:
     code, said, _ = mbrec(
-        capsys, "train", tiny_dataset.path, "--out", tmp_path / "r", "--model", "mostpop", "--json"
+        "train", tiny_dataset.path, "--out", tmp_path / "r", "--model", "mostpop", "--json"
     )
     assert code == 0
     assert json.loads(said)["model"] == "mostpop"
 
 
 def test_a_config_file_gives_the_settings_and_resume_takes_the_runs_own(
-    capsys: pytest.CaptureFixture[str], tiny_dataset: PreparedDataset, tmp_path: Path
+    mbrec: Mbrec, tiny_dataset: PreparedDataset, tmp_path: Path
 ) -> None:
     config, out = tmp_path / "mine.toml", tmp_path / "run"
     config.write_text(
         'method = "lightgcn"\nseed = 4\n[model]\nsize = 8\n[train]\nepochs = 1\npatience = 9\n'
     )
-    assert mbrec(capsys, "train", tiny_dataset.path, "--out", out, "--config", config)[0] == 0
+    assert mbrec("train", tiny_dataset.path, "--out", out, "--config", config)[0] == 0
     again = ["train", tiny_dataset.path, "--out", out, "--resume", "--set", "train.epochs=3"]
-    assert mbrec(capsys, *again)[0] == 0
+    assert mbrec(*again)[0] == 0
     info = Run(out).info
     assert (info["model"], info["seed"], info["epochs"]) == ("lightgcn", 4, 3)
 
@@ -90,7 +80,7 @@ def test_a_config_file_gives_the_settings_and_resume_takes_the_runs_own(
     ],
 )
 def test_a_wrong_call_is_one_line_and_leaves_nothing(
-    capsys: pytest.CaptureFixture[str],
+    mbrec: Mbrec,
     tiny_dataset: PreparedDataset,
     tmp_path: Path,
     arguments: list[str],
@@ -98,15 +88,15 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(
     words: str,
 ) -> None:
     out = tmp_path / "run"
-    got, said, error = mbrec(capsys, "train", tiny_dataset.path, "--out", out, *arguments)
+    got, said, error = mbrec("train", tiny_dataset.path, "--out", out, *arguments)
     assert (got, said) == (code, "")
     assert words in error
     assert error.count("\n") == 1
     assert not out.exists()
 
 
-def test_data_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, _, error = mbrec(capsys, "train", tmp_path / "none", "--out", tmp_path / "run")
+def test_data_that_is_none_is_one_line(mbrec: Mbrec, tmp_path: Path) -> None:
+    code, _, error = mbrec("train", tmp_path / "none", "--out", tmp_path / "run")
     assert code == 1
     assert "no prepared dataset" in error
     assert "mbrec prep" in error
@@ -114,14 +104,14 @@ def test_data_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 def test_a_second_run_into_the_same_folder_is_refused(
-    capsys: pytest.CaptureFixture[str], tiny_dataset: PreparedDataset, tmp_path: Path
+    mbrec: Mbrec, tiny_dataset: PreparedDataset, tmp_path: Path
 ) -> None:
     call = ["train", tiny_dataset.path, "--out", tmp_path / "run", "--model", "mostpop"]
-    assert mbrec(capsys, *call)[0] == 0
-    code, _, error = mbrec(capsys, *call)
+    assert mbrec(*call)[0] == 0
+    code, _, error = mbrec(*call)
     assert code == 2
     assert "--force" in error
-    assert mbrec(capsys, *call, "--force")[0] == 0
+    assert mbrec(*call, "--force")[0] == 0
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_the_run_goes_on(
