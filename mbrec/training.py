@@ -69,7 +69,7 @@ def train_run(
     else:
         if (out / RUN).is_file() and not force:
             raise UsageError(
-                f"{out} holds a run already.",
+                f"{out} exists already and holds a run.",
                 "Go on with it by --resume, replace it by --force, or choose another path.",
             )
         refuse_existing(out, force=force, marker=RUN)

@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_is_named(
 
 def test_nothing_is_replaced_unasked(tiny_dataset: PreparedDataset, tmp_path: Path) -> None:
     train_run(tiny_dataset.path, tmp_path / "run", settings(1))
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="exists already"):
         train_run(tiny_dataset.path, tmp_path / "run", settings(1))
     train_run(tiny_dataset.path, tmp_path / "run", settings(2), force=True)
     assert Run(tmp_path / "run").info["epochs"] == 2
