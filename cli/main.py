@@ -37,7 +37,7 @@ TERMINATING = ("SIGTERM", "SIGHUP")
 
 
 class Terminated(BaseException):
-    """The process was asked to end; like `KeyboardInterrupt`, nothing but `main` catches it."""
+    """The process was asked to end; like `KeyboardInterrupt`, only `main` ends it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +70,11 @@ def command(
     mbrec train data/ub --out runs/no-gce --set model.gce=false --seed 7
     mbrec train data/ub --out runs/ub --resume
     """
+    from mbrec.cli.main import Terminated
     from mbrec.config import resolve
     from mbrec.errors import UsageError
-    from mbrec.run import CONFIG
+    from mbrec.run import CHECKPOINTS, CONFIG
+    from mbrec.trainer import LAST
     from mbrec.training import train_run
 
     if resume and force:
@@ -79,15 +83,14 @@ def command(
         config = out / CONFIG
     options = {"method": method, "seed": seed, "device": device, "engine": engine}
     settings = resolve(config, options, overrides)
-    observer = _Observer()
     try:
-        run = train_run(data, out, settings, resume=resume, force=force, observer=observer)
-    except KeyboardInterrupt:
-        observer.close()
-        again = f"mbrec train {data} --out {out} --resume"
-        click.echo(f"Stopped. What is done is saved; go on with: {again}", err=True)
+        with closing(_Observer()) as observer:
+            run = train_run(data, out, settings, resume=resume, force=force, observer=observer)
+    except (KeyboardInterrupt, Terminated):
+        if (out / CHECKPOINTS / LAST).is_file():
+            again = shlex.join(["mbrec", "train", str(data), "--out", str(out), "--resume"])
+            click.echo(f"Finished epochs are saved; go on with: {again}", err=True)
         raise
-    observer.close()
     if as_json:
         import json
 
@@ -147,6 +150,7 @@ class _Observer:
         tqdm.write(f"{line}  {record['seconds']:.1f} s", file=sys.stderr)
 
     def close(self) -> None:
+        """Take the bar away."""
         self._bar.close()
 
 

@@ -114,8 +114,9 @@ def test_a_second_run_into_the_same_folder_is_refused(
     assert mbrec(*call, "--force")[0] == 0
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_the_run_goes_on(
-    tiny_dataset: PreparedDataset, tmp_path: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_says_how_to_go_on_and_goes_on(
+    tiny_dataset: PreparedDataset, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = [sys.executable, "-m", "mbrec", "train", str(tiny_dataset.path)]
     command += ["--out", str(tmp_path / "run"), *SMALL]
@@ -125,9 +126,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_run_goes_on(
     deadline = time.monotonic() + 60
     while not journal.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "--resume" in error
     assert "Traceback" not in error
     done = len(journal.read_text().splitlines())
