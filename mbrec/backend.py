@@ -20,10 +20,9 @@ from typing import Any
 from mbrec.errors import DeviceError
 
 TESTED_PAIRS = (
-    "dgl 2.1.0 with torch 2.2 – 2.13 (CPU)",
-    "dgl 2.4.0+cu124 with torch 2.4 (CUDA)",
+    "dgl 2.1.0 with torch 2.13.0 and numpy 2.4 (CPU)",
+    "dgl 2.1.0 with torch 2.2.1 and numpy 1.26 (CPU)",
 )
-
 
 SHIMMED = "dgl.graphbolt"
 
@@ -44,7 +43,7 @@ def dgl() -> Any:
     except Exception as error:  # DGL fails in many ways: ImportError, FileNotFoundError, OSError …
         raise DeviceError(
             f"DGL cannot be imported ({type(error).__name__}: {_first_line(error)}).",
-            f"Pairs that work: {'; '.join(TESTED_PAIRS)}. "
+            f"Tested pairs: {'; '.join(TESTED_PAIRS)}. "
             "Install one of them, or train with --engine torch, which needs no DGL; "
             "`mbrec doctor` says more.",
         ) from error

@@ -28,7 +28,7 @@ ENOUGH_MEMORY = 2 * GIGABYTE
 ENOUGH_DISK = 2 * GIGABYTE
 PROBE_SECONDS = 180
 ABSENT = "not installed"
-PAIRS = f"Pairs that work: {'; '.join(TESTED_PAIRS)}."
+PAIRS = f"Tested pairs: {'; '.join(TESTED_PAIRS)}."
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _dgl(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     if not step["ok"]:
         remedy = f"{PAIRS} Until then, train with --engine torch."
         reason = step["detail"].removeprefix("DeviceError: ")
-        yield Finding("dgl", "problem", reason.split(" Pairs that work")[0], remedy)
+        yield Finding("dgl", "problem", reason.split(" Tested pairs")[0], remedy)
         return
     yield Finding("dgl", "ok", step["detail"])
     for name in step["shimmed"]:
