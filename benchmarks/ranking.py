@@ -46,6 +46,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    """Time the three in turns, check that they agree, and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=1024)
     parser.add_argument("--items", type=int, default=100_000)

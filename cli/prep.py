@@ -191,6 +191,7 @@ def _listener() -> Any:
                 click.echo(f"\r\033[Kreading {path.name}: {rows:,} rows", err=True, nl=False)
 
         def step(self, step: FunnelStep) -> None:
+            """Show one line of the funnel."""
             if self.live:
                 click.echo("\r\033[K", err=True, nl=False)
             if not self.steps:

@@ -60,6 +60,7 @@ def fields_of_parquet(rows: ir.Table, layout: Layout) -> ir.Table:
     """The fields that `layout` names, as the text they would be in a CSV file."""
 
     def field(column: Column | None) -> ir.StringColumn:
+        """One column as text; null where there is none."""
         if column is None:
             return ibis.null("string")
         value = rows[str(column)]

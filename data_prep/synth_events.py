@@ -166,6 +166,7 @@ def _funnel(
     size, view = len(journeys.user), journeys.moment
 
     def follows(stage: Stage, push: Any) -> Mask:
+        """Which journeys reach `stage`, drawn by liking and by what came before (`push`)."""
         liking = _liking(stage, journeys.user, journeys.item, shoppers, catalog)
         chance = 1.0 / (1.0 + np.exp(-(BIAS[stage] + liking + push)))
         mask: Mask = rng.random(size, dtype=np.float32) < chance

@@ -135,6 +135,7 @@ def _layout(path: Path, mapping: Mapping, codes: dict[str, str], cascade: Sequen
     header = parquet or mapping.header
 
     def find(name: str | int | None, standard: str | None, option: str) -> Column | None:
+        """The column meant by `name`, or the standard one if it is there."""
         wanted = standard if name is None else name
         if name is None and (wanted not in columns or not header):
             return None

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mbrec import training
 from mbrec.config import Settings, from_dict
-from mbrec.dataset import PreparedDataset
+from mbrec.dataset import GRAPH, PreparedDataset
 from mbrec.errors import ArtefactError, DeviceError, LeakageError, TrainingError, UsageError
 from mbrec.evaluation import evaluate
 from mbrec.run import EMBEDDINGS, METRICS, Run
@@ -208,6 +208,25 @@ def test_a_resumed_training_keeps_its_settings_and_data(
     with pytest.raises(ArtefactError, match="no training to go on with"):
         train_run(tiny_dataset.path, tmp_path / "none", settings(2), resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_without_dgl_the_torch_engine_goes_the_whole_road(
+    make_dataset: Callable[..., PreparedDataset], tmp_path: Path
+) -> None:
+    def missing() -> None:
+        raise DeviceError("DGL cannot be imported.")
+
+    rows: Rows = [(u, i, "click", "train") for u in range(6) for i in range(6) if (u + i) % 2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mbrec.graph.dgl", missing)
+        patch.setattr("mbrec.propagation.dgl", missing)
+        dataset = make_dataset(rows, users=6, items=6, behaviors=["click"])
+        assert not (dataset.path / GRAPH).exists()
+        chosen = settings(1).model_copy(update={"engine": "torch"})
+        assert train_run(dataset.path, tmp_path / "torch", chosen).info["epochs"] == 1
+        with pytest.raises(DeviceError, match="DGL cannot be imported"):
+            train_run(dataset.path, tmp_path / "dgl", settings(1))
+    assert not (tmp_path / "dgl").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
