@@ -33,6 +33,7 @@ setup(
         "dgl>=2.1,<3",
         "numpy>=1.26",
         "pandas>=2.2",
+        "scipy>=1.11",
         "pyarrow>=16",
         "duckdb>=1.1",
         "ibis-framework[duckdb]>=10",
