@@ -11,11 +11,13 @@ from typing import Any
 
 import click
 
+from mbrec.models import BUILT_IN
+
 
 @click.command("train")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
-@click.option("--model", "method", help="bigel, lightgcn or mostpop.  [default: bigel]")
+@click.option("--model", "method", help=f"{', '.join(BUILT_IN)}.  [default: bigel]")
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
 @click.option(
     "--set",

@@ -36,7 +36,7 @@ METRICS = ("hr", "ndcg", "recall", "precision", "mrr", "map")
 
 
 class TrainConfig(MethodConfig):
-    """How a method is trained; the same for all of them."""
+    """How a method is trained. A method may have other defaults: `--list-settings` shows them."""
 
     epochs: PositiveInt = 100
     """Passes over all training pairs, at most."""
@@ -138,13 +138,15 @@ def from_dict(values: Mapping[str, Any], origin: str = "") -> Settings:
     """
     values = dict(values)
     method = values.get("method", Settings.model_fields["method"].default)
-    sections: dict[str, type[BaseModel]] = {"model": find(str(method)).config, "train": TrainConfig}
+    entry = find(str(method))
+    sections: dict[str, type[BaseModel]] = {"model": entry.config, "train": TrainConfig}
+    defaults: dict[str, Mapping[str, Any]] = {"model": {}, "train": entry.train}
     checked: dict[str, Any] = {}
     for name, kind in sections.items():
         section = values.pop(name, {})
         if not isinstance(section, Mapping):
             raise UsageError(f"[{name}] is not a table of settings{origin}.")
-        checked[name] = _validate(kind, section, f"{name}.", origin)
+        checked[name] = _validate(kind, {**defaults[name], **section}, f"{name}.", origin)
     plain: Settings = _validate(Settings, values, "", origin)
     return plain.model_copy(update=checked)
 

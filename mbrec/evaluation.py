@@ -184,7 +184,7 @@ def evaluate_run(
             f"{dataset.path} has no {split} rows.",
             f"Evaluate with --split {other}, or prepare the data with another split.",
         )
-    scorers = {behavior: run.factors(behavior).to(place) for behavior in run.behaviors}
+    scorers = {behavior: run.scorer(behavior).to(place) for behavior in run.behaviors}
     evaluation = evaluate(scorers, dataset, split, ks=ks, user_batch=user_batch, progress=progress)
     for behavior in evaluation.missing:
         log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)

@@ -115,7 +115,7 @@ def export_run(
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary, open_writer(temporary, _schema(run)) as write:
         for behavior in names:
-            scorer, exclude = run.factors(behavior).to(place), exclusions(behavior)
+            scorer, exclude = run.scorer(behavior).to(place), exclusions(behavior)
             for start, batch in _steps(user_idx, k):
                 best = top_k(scorer, batch, k, exclude)
                 table = _table(run, behavior, batch, best)

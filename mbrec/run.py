@@ -3,7 +3,8 @@
     run.json                what was trained, on which data, by which versions, how it went
     config.toml             every setting, resolved
     metrics.jsonl           one line per epoch
-    embeddings.safetensors  user/<behavior> (U, d) and item/<behavior> (I, d), float32
+    embeddings.safetensors  user/<behavior> (U, d) and item/<behavior> (I, d), float32; for methods
+                            that score otherwise, the tensors that `scorers` in run.json names
     users.parquet, items.parquet   row of an embedding ↔ the shop's id
     checkpoints/            what `--resume` needs
 
@@ -25,11 +26,12 @@ from torch import Tensor
 
 from mbrec.columns import ITEM_ID, ITEM_IDX, SPLITS, USER_ID, USER_IDX, Split
 from mbrec.dataset import PreparedDataset
-from mbrec.errors import ArtefactError
+from mbrec.errors import ArtefactError, DataError
 from mbrec.files import atomic_path, read_json, sha256, write_json
-from mbrec.scoring import Factors
+from mbrec.packing import pack, unpack
+from mbrec.scoring import Factors, Scorer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RUN = "run.json"
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -60,6 +62,7 @@ class Run:
             self.dataset_hash = str(self.info["dataset"]["content_hash"])
             self.dataset_path = Path(self.info["dataset"]["path"])
             self._hashes: dict[str, str] = dict(self.info["files"])
+            self._scorers: dict[str, Any] = dict(self.info.get("scorers", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(self.path / RUN, f"no usable {error}") from error
         if version != SCHEMA_VERSION:
@@ -83,27 +86,44 @@ class Run:
         """The shop's item ids at positions 0 … I-1."""
         return self._ids(ITEMS, ITEM_ID)
 
-    def factors(self, behavior: str) -> Factors:
-        """The final embeddings that rank `behavior`.
+    def scorer(self, behavior: str) -> Scorer:
+        """What ranks `behavior`.
 
         Raises:
-            ArtefactError: The run has no such behavior, its file is damaged, or the embeddings
-                are not one row per user and item.
+            ArtefactError: The run has no such behavior, its file is damaged, or the scores are
+                not for one row per user and item.
         """
-        try:
-            user_emb, item_emb = (self._tensors[f"{side}/{behavior}"] for side in ("user", "item"))
-        except KeyError:
+        if behavior not in self._scorers:
             raise ArtefactError(
-                f"{self.path} has no embeddings for {behavior!r}.",
+                f"{self.path} has no scores for {behavior!r}.",
                 f"It has {', '.join(self.behaviors)}.",
-            ) from None
-        expected, found = (len(self.user_ids), len(self.item_ids)), (len(user_emb), len(item_emb))
+            )
+        try:
+            scorer = unpack(self._scorers[behavior], self._tensors.__getitem__)
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path / EMBEDDINGS, str(error)) from error
+        expected = (len(self.user_ids), len(self.item_ids))
+        found = (scorer.num_users, scorer.num_items)
         if found != expected:
             raise _damaged(
                 self.path / EMBEDDINGS,
                 f"{found[0]} × {found[1]} rows where there are {expected[0]} × {expected[1]} ids",
             )
-        return Factors(user_emb, item_emb)
+        return scorer
+
+    def factors(self, behavior: str) -> Factors:
+        """The final embeddings that rank `behavior`, of a method that has such.
+
+        Raises:
+            ArtefactError: See `scorer`; or the method does not score by embeddings alone.
+        """
+        scorer = self.scorer(behavior)
+        if not isinstance(scorer, Factors):
+            raise ArtefactError(
+                f"{self.path} ({self.model}) does not score {behavior!r} by embeddings alone.",
+                "Take its lists from `mbrec export`.",
+            )
+        return scorer
 
     def dataset(
         self, path: Path | str | None = None, splits: Sequence[Split] = SPLITS
@@ -159,25 +179,21 @@ class Run:
 def finish_run(
     path: Path,
     info: Mapping[str, Any],
-    factors: Mapping[str, Factors],
+    scorers: Mapping[str, Scorer],
     dataset: PreparedDataset,
 ) -> None:
-    """Write what readers of a run need: embeddings, ids, and `run.json` last.
+    """Write what readers of a run need: scores, ids, and `run.json` last.
 
     Args:
         path: The run's folder, which exists.
-        info: What is known of the run; `schema_version`, `behaviors`, `dataset` and `files` are
-            added here.
-        factors: Behavior → final embeddings.
+        info: What is known of the run; `schema_version`, `behaviors`, `dataset`, `scorers` and
+            `files` are added here.
+        scorers: Behavior → what ranks it.
         dataset: What it was trained on.
     """
-    tensors = {}
-    for behavior, factor in factors.items():
-        tensors[f"user/{behavior}"] = factor.user_emb.detach().cpu().float().contiguous()
-        tensors[f"item/{behavior}"] = factor.item_emb.detach().cpu().float().contiguous()
+    descriptions, tensors = pack(scorers)
     with atomic_path(path / EMBEDDINGS) as temporary:
-        # Behaviors may share a tensor (one embedding for all); safetensors wants its own for each.
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, temporary)
+        save_file(tensors, temporary)
     for name, idx, column, ids in (
         (USERS, USER_IDX, USER_ID, dataset.user_ids),
         (ITEMS, ITEM_IDX, ITEM_ID, dataset.item_ids),
@@ -185,9 +201,8 @@ def finish_run(
         with atomic_path(path / name) as temporary:
             rows = pa.array(range(len(ids)), pa.int32())
             pq.write_table(pa.table({idx: rows, column: ids}), temporary)
-    write_run_info(
-        path, info, dataset, {name: sha256(path / name) for name in (EMBEDDINGS, USERS, ITEMS)}
-    )
+    hashes = {name: sha256(path / name) for name in (EMBEDDINGS, USERS, ITEMS)}
+    write_run_info(path, {**info, "scorers": descriptions}, dataset, hashes)
 
 
 def write_run_info(

@@ -1,12 +1,21 @@
-"""What a trained method leaves behind: something that scores all items for given users."""
+"""What a trained method leaves behind: something that scores all items for given users.
+
+Four kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user), and
+`ItemToItem` or `ItemNeighbors` (the user's history times item similarities); `Sum` adds kinds up.
+All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from mbrec.errors import DataError
+from mbrec.graph import Pairs
 
 
 class Scorer(Protocol):
@@ -30,6 +39,9 @@ class Scorer(Protocol):
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start), float32, of items start … stop-1 for users `user_idx` (B,)."""
 
+    def to(self, device: torch.device | str) -> Scorer:
+        """The same on another device."""
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -37,6 +49,10 @@ class Factors:
 
     user_emb: Tensor  # (U, d) float32
     item_emb: Tensor  # (I, d) float32
+
+    def __post_init__(self) -> None:
+        _check(self.user_emb.dim() == 2 == self.item_emb.dim(), "embeddings are not matrices")
+        _check(self.user_emb.shape[1] == self.item_emb.shape[1], "embedding sizes differ")
 
     @property
     def num_users(self) -> int:
@@ -60,3 +76,195 @@ class Factors:
     def to(self, device: torch.device | str) -> Factors:
         """The same factors on another device."""
         return Factors(self.user_emb.to(device), self.item_emb.to(device))
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A sparse matrix of scores, rows × items, in CSR form; what is not stored scores 0."""
+
+    indptr: Tensor  # (rows + 1,) int64
+    items: Tensor  # (E,) int64, ascending and distinct within a row
+    values: Tensor  # (E,) float32
+    width: Tensor  # () int64, the number of items
+
+    def __post_init__(self) -> None:
+        _check(len(self.items) == len(self.values) == int(self.indptr[-1]), "CSR lengths differ")
+        _check(bool((self.indptr.diff() >= 0).all()), "a CSR row has a negative length")
+        inside = (self.items >= 0) & (self.items < self.width)
+        _check(bool(inside.all()), "an item is out of range")
+
+    @classmethod
+    def of(cls, indptr: Tensor, items: Tensor, values: Tensor, num_items: int) -> Sparse:
+        """From CSR arrays of any types."""
+        return cls(indptr.long(), items.long(), values.float(), torch.tensor(num_items))
+
+    @classmethod
+    def from_pairs(
+        cls, pairs: Pairs, num_users: int, num_items: int, values: Tensor | None = None
+    ) -> Sparse:
+        """Pairs sorted by user, then item, each with a value (E,), or 1."""
+        counts = np.bincount(pairs.user_idx, minlength=num_users)
+        indptr = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))))
+        given = torch.ones(len(pairs)) if values is None else values
+        return cls.of(indptr, torch.tensor(pairs.item_idx), given, num_items)
+
+    @property
+    def num_users(self) -> int:
+        """The number of rows."""
+        return len(self.indptr) - 1
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return int(self.width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.values.device
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries of some rows (B,): which row (0 … B-1), item and value, each (E,), by row."""
+        start = self.indptr[index]
+        counts = self.indptr[index + 1] - start
+        row = torch.repeat_interleave(torch.arange(len(index), device=self.device), counts)
+        first = counts.cumsum(0) - counts
+        place = torch.arange(len(row), device=self.device) + (start - first)[row]
+        return row, self.items[place], self.values[place]
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        return _block(*self.rows(user_idx), len(user_idx), start, stop)
+
+    def to(self, device: torch.device | str) -> Sparse:
+        """The same matrix on another device."""
+        return Sparse(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class ItemToItem:
+    """Score = Σ over the user's history of weight · similarity, with a dense (I, I) matrix."""
+
+    history: Sparse  # (U, I)
+    similarity: Tensor  # (I, I) float32, from history item to scored item
+
+    def __post_init__(self) -> None:
+        size = self.history.num_items
+        _check(self.similarity.shape == (size, size), "the similarities do not fit the history")
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.history.num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.history.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the similarities are."""
+        return self.similarity.device
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        row, item, value = self.history.rows(user_idx)
+        used, place = torch.unique(item, return_inverse=True)
+        weights = torch.zeros(len(user_idx), len(used), device=self.device)
+        weights[row, place] = value
+        return weights @ self.similarity[used, start:stop]
+
+    def to(self, device: torch.device | str) -> ItemToItem:
+        """The same on another device."""
+        return ItemToItem(self.history.to(device), self.similarity.to(device))
+
+
+@dataclass(frozen=True)
+class ItemNeighbors:
+    """Score = Σ over the user's history of weight · similarity, with few neighbors per item."""
+
+    history: Sparse  # (U, I)
+    neighbors: Sparse  # (I, I), row: history item; column: scored item
+
+    def __post_init__(self) -> None:
+        size = self.history.num_items
+        fits = (self.neighbors.num_users, self.neighbors.num_items) == (size, size)
+        _check(fits, "the neighbors do not fit the history")
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.history.num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.history.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the neighbors are."""
+        return self.neighbors.device
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        row, item, weight = self.history.rows(user_idx)
+        entry, scored, similarity = self.neighbors.rows(item)
+        return _block(row[entry], scored, weight[entry] * similarity, len(user_idx), start, stop)
+
+    def to(self, device: torch.device | str) -> ItemNeighbors:
+        """The same on another device."""
+        return ItemNeighbors(self.history.to(device), self.neighbors.to(device))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Score = the sum of the scores of several parts, each with a weight."""
+
+    parts: tuple[Scorer, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check(0 < len(self.parts) == len(self.weights), "parts and weights differ in number")
+        shapes = {(part.num_users, part.num_items) for part in self.parts}
+        _check(len(shapes) == 1, "the parts are for different numbers of users or items")
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.parts[0].num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.parts[0].num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        return self.parts[0].device
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        total = self.parts[0].scores(user_idx, start, stop) * self.weights[0]
+        for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
+            total.add_(part.scores(user_idx, start, stop), alpha=weight)
+        return total
+
+    def to(self, device: torch.device | str) -> Sum:
+        """The same on another device."""
+        return Sum(tuple(part.to(device) for part in self.parts), self.weights)
+
+
+def _block(row: Tensor, item: Tensor, value: Tensor, height: int, start: int, stop: int) -> Tensor:
+    """Sums of values by (row, item) as a dense block (height, stop - start)."""
+    block = torch.zeros(height * (stop - start), device=value.device)
+    inside = (item >= start) & (item < stop)
+    place = row[inside] * (stop - start) + item[inside] - start
+    return block.index_add_(0, place, value[inside]).view(height, stop - start)
+
+
+def _check(holds: bool, problem: str) -> None:
+    if not holds:
+        raise DataError(f"A scorer does not hold together: {problem}.")

@@ -123,6 +123,7 @@ class Trainer:
         random = generator(self.seed, "sampling", epoch, self.sampler.device)
         sums: dict[str, Tensor] = {}
         method.train()
+        method.begin_epoch(epoch, generator(self.seed, "method", epoch, self.sampler.device))
         for step, batch in enumerate(self.sampler.epoch(random), start=1):
             self.optimizer.zero_grad(set_to_none=True)
             terms = method.losses(method.propagate(), batch)

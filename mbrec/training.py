@@ -86,9 +86,9 @@ def train_run(
             _write_config(out, settings)
         at = trainer.run()
         info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
-    factors = method.factors()
-    info["valid"] = evaluate(factors, dataset, "valid").summary() if _held_out(dataset) else None
-    finish_run(out, {**info, "status": "finished"}, factors, dataset)
+    scorers = method.scorers()
+    info["valid"] = evaluate(scorers, dataset, "valid").summary() if _held_out(dataset) else None
+    finish_run(out, {**info, "status": "finished"}, scorers, dataset)
     return Run(out)
 
 
@@ -159,8 +159,8 @@ def _trainer(
     metric, k = settings.train.metric, settings.train.metric_k
 
     def validate(method: TrainedMethod) -> dict[str, float]:
-        factors = method.factors()
-        result = evaluate({name: factors[name] for name in held_out}, dataset, "valid", ks=(k,))
+        scorers = method.scorers()
+        result = evaluate({name: scorers[name] for name in held_out}, dataset, "valid", ks=(k,))
         return {name: result.summary()["behaviors"][name][metric] for name in held_out}
 
     if not held_out:

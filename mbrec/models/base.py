@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.propagation import Engine, Relation
 from mbrec.sampling import Batch
-from mbrec.scoring import Factors
+from mbrec.scoring import Scorer
 
 Initializer = Literal["normal", "xavier"]
 
@@ -59,8 +59,8 @@ class Method(ABC):
     """A way to score every item for every user and behavior."""
 
     @abstractmethod
-    def factors(self) -> dict[str, Factors]:
-        """Behavior → embeddings whose inner product is the score."""
+    def scorers(self) -> Mapping[str, Scorer]:
+        """Behavior → what scores it; of the kinds of `mbrec.scoring`, so that a run can hold it."""
 
 
 class TrainedMethod(nn.Module, Method):
@@ -77,10 +77,31 @@ class TrainedMethod(nn.Module, Method):
     def losses(self, state: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms (scalars, already weighted) whose sum is minimized.
 
+        A term called "<loss>/<behavior>" is the task loss of that behavior, at most one for each:
+        task weighting acts on these. All others ("cpa", "l2") are regularizers.
+
         Args:
             state: What `propagate` returned.
             batch: Behavior → its triples; a behavior may be absent.
         """
+
+    def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
+        """Called before the first step of an epoch, from 1 on.
+
+        For methods that draw something themselves (views, noise, users): `random` is on the
+        method's device and seeded by the run's seed and the epoch, so a resumed training draws the
+        same. No other source of randomness may be used. Does nothing by default.
+        """
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as the registry knows it; every method's module has one, called `ENTRY`."""
+
+    config: type[MethodConfig]
+    build: Callable[[Any, Context], Method]
+    needs_engine: bool = True  # whether it passes messages
+    train: Mapping[str, Any] = field(default_factory=dict)  # its defaults of [train]
 
 
 def embedding_table(

@@ -17,6 +17,7 @@ from mbrec.columns import GLOBAL
 from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
+    Entry,
     Initializer,
     MethodConfig,
     TrainedMethod,
@@ -36,7 +37,7 @@ class LightGcnConfig(MethodConfig):
     size: PositiveInt = 64
     """d, the embedding size."""
 
-    initializer: Initializer = "normal"
+    initializer: Initializer = "xavier"
     """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     layers: NonNegativeInt = 3
@@ -103,7 +104,7 @@ class LightGcn(TrainedMethod):
         return terms
 
     @torch.no_grad()
-    def factors(self) -> dict[str, Factors]:
+    def scorers(self) -> dict[str, Factors]:
         """The propagated embeddings of all nodes."""
         state = self.propagate()
         return {
@@ -115,3 +116,6 @@ class LightGcn(TrainedMethod):
 
     def _relation_of(self, behavior: str) -> str:
         return GLOBAL if self.config.graph == "merged" else behavior
+
+
+ENTRY = Entry(LightGcnConfig, LightGcn, train={"lr": 1e-2, "patience": 15})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mbrec.models.base import Context, Method, MethodConfig
+from mbrec.models.base import Context, Entry, Method, MethodConfig
 from mbrec.scoring import Factors
 
 
@@ -24,7 +24,7 @@ class MostPop(Method):
         self.config = config
         self._context = context
 
-    def factors(self) -> dict[str, Factors]:
+    def scorers(self) -> dict[str, Factors]:
         """Score = number of training users of the item in the behavior, as factors of size 1."""
         context = self._context
         everyone = torch.ones(context.num_users, 1)
@@ -34,3 +34,6 @@ class MostPop(Method):
             counts = torch.bincount(items, minlength=context.num_items).float()
             result[behavior] = Factors(everyone, counts.unsqueeze(1))
         return result
+
+
+ENTRY = Entry(MostPopConfig, MostPop, needs_engine=False)

@@ -1,29 +1,22 @@
-"""The methods by name. A method is registered by its class; nothing else has to know it."""
+"""The methods by name: those of mbrec, those of installed packages, and those registered by hand.
+
+A package offers methods through the entry point group `mbrec.methods`, name = "module:ENTRY", and
+`mbrec train --model <name>` finds them.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from importlib.metadata import entry_points
 
 from mbrec.errors import UsageError
-from mbrec.models.base import Context, Method, MethodConfig
-from mbrec.models.bigel import Bigel, BigelConfig
-from mbrec.models.lightgcn import LightGcn, LightGcnConfig
-from mbrec.models.mostpop import MostPop, MostPopConfig
+from mbrec.models import BUILT_IN
+from mbrec.models.base import Entry
 
+GROUP = "mbrec.methods"
 
-@dataclass(frozen=True)
-class Entry:
-    """A method as the registry knows it."""
-
-    config: type[MethodConfig]
-    build: Callable[[Any, Context], Method]
-    needs_engine: bool = True
-
-
-_METHODS: dict[str, Entry] = {}
+_REGISTERED: dict[str, Entry] = {}
 
 
 def register(name: str, entry: Entry) -> None:
@@ -32,9 +25,9 @@ def register(name: str, entry: Entry) -> None:
     Raises:
         UsageError: The name is taken.
     """
-    if name in _METHODS:
+    if name in _REGISTERED or name in BUILT_IN:
         raise UsageError(f"There is a method {name!r} already.", "Choose another name.")
-    _METHODS[name] = entry
+    _REGISTERED[name] = entry
 
 
 def find(name: str) -> Entry:
@@ -43,18 +36,28 @@ def find(name: str) -> Entry:
     Raises:
         UsageError: There is none, with the nearest name.
     """
-    if name in _METHODS:
-        return _METHODS[name]
-    near = difflib.get_close_matches(name, _METHODS, n=1)
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if name in BUILT_IN:
+        entry: Entry = import_module(BUILT_IN[name]).ENTRY
+        return entry
+    for offered in entry_points(group=GROUP, name=name):
+        return _checked(offered.name, offered.load())
+    near = difflib.get_close_matches(name, names(), n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     raise UsageError(f"There is no method {name!r}.", f"{hint}There are: {', '.join(names())}.")
 
 
 def names() -> list[str]:
     """All names, sorted."""
-    return sorted(_METHODS)
+    offered = (point.name for point in entry_points(group=GROUP))
+    return sorted({*BUILT_IN, *_REGISTERED, *offered})
 
 
-register("bigel", Entry(BigelConfig, Bigel))
-register("lightgcn", Entry(LightGcnConfig, LightGcn))
-register("mostpop", Entry(MostPopConfig, MostPop, needs_engine=False))
+def _checked(name: str, entry: object) -> Entry:
+    if not isinstance(entry, Entry):
+        raise UsageError(
+            f"The installed method {name!r} is no mbrec.models.base.Entry.",
+            "Its package has to offer one through the entry point group mbrec.methods.",
+        )
+    return entry

@@ -162,7 +162,7 @@ def test_embeddings_and_losses_are_the_papers_equations(settings: dict[str, Any]
     model = make(**settings)
     reference = Dense(model)
     _, final, _ = reference.embeddings()
-    for behavior, factors in model.factors().items():
+    for behavior, factors in model.scorers().items():
         got = torch.cat([factors.user_emb, factors.item_emb]).numpy()
         np.testing.assert_allclose(got, final[behavior], rtol=1e-4, atol=1e-5)
     terms = model.losses(model.propagate(), batch())
@@ -239,7 +239,7 @@ def test_one_step_of_adam_against_finite_differences() -> None:
 
 def test_with_one_behavior_it_is_light_gcn_with_a_residual() -> None:
     model = make(("purchase",), cpa=False)
-    factors = model.factors()["purchase"]
+    factors = model.scorers()["purchase"]
     reference = Dense(model)
     base = np.concatenate([reference.weights["user_emb"], reference.weights["item_emb"]])
     expected = reference.gcn(reference.matrices["purchase"], base, 1) + base

@@ -1,5 +1,8 @@
-"""BiGEL: behavior-informed graph embedding learning (arXiv 2601.07294)."""
+"""BiGEL (arXiv 2601.07294): one module per part of the model, and the model in `model.py`."""
 
+from mbrec.models.base import Entry
 from mbrec.models.bigel.model import Bigel, BigelConfig
 
-__all__ = ["Bigel", "BigelConfig"]
+ENTRY = Entry(BigelConfig, Bigel)
+
+__all__ = ["ENTRY", "Bigel", "BigelConfig"]

@@ -159,7 +159,7 @@ class Bigel(TrainedMethod):
         return terms
 
     @torch.no_grad()
-    def factors(self) -> dict[str, Factors]:
+    def scorers(self) -> dict[str, Factors]:
         """Equation 12's embeddings of all nodes, per behavior."""
         state = self.propagate()
         return {

@@ -1,0 +1,93 @@
+"""Scorers as named tensors and a plain description, and back: how a run stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from mbrec.errors import DataError
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+
+_KINDS: dict[str, type[Any]] = {
+    "factors": Factors,
+    "sparse": Sparse,
+    "item-to-item": ItemToItem,
+    "item-neighbors": ItemNeighbors,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+_SHORT = {
+    "user_emb": "user",
+    "item_emb": "item",
+}  # user/<behavior> and item/<behavior>, as documented
+
+Description = dict[str, Any]
+
+
+def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[str, Tensor]]:
+    """Descriptions (plain types) and tensors (on the CPU) of the scorers of all behaviors.
+
+    The embeddings of a behavior's `Factors` are called user/<behavior> and item/<behavior>, a copy
+    for each behavior. Other tensors that behaviors share are stored once.
+
+    Raises:
+        DataError: A scorer of an unknown kind.
+    """
+    tensors: dict[str, Tensor] = {}
+    stored: dict[tuple[int, ...], str] = {}
+
+    def keep(name: str, tensor: Tensor, share: bool) -> str:
+        key = (tensor.data_ptr(), *tensor.shape, *tensor.stride())
+        if share and tensor.numel() and key in stored:
+            return stored[key]
+        plain = tensor.detach().cpu()
+        # A view, or a tensor stored already: safetensors wants memory that is its own.
+        tensors[name] = plain.contiguous().clone() if not share else plain.contiguous()
+        stored[key] = name
+        return name
+
+    def describe(scorer: Any, place: str) -> Description:
+        if isinstance(scorer, Sum):
+            parts = [describe(part, f"{place}#{n}") for n, part in enumerate(scorer.parts)]
+            return {"kind": "sum", "weights": list(scorer.weights), "parts": parts}
+        if type(scorer) not in _NAMES:
+            raise DataError(f"A run cannot hold scores of type {type(scorer).__name__}.")
+        found: Description = {"kind": _NAMES[type(scorer)]}
+        for field in fields(scorer):
+            value = getattr(scorer, field.name)
+            short = _SHORT.get(field.name, field.name)
+            if isinstance(value, Tensor):
+                share = not isinstance(scorer, Factors)
+                found[field.name] = keep(f"{short}/{place}", value, share)
+            else:
+                found[field.name] = describe(value, f"{place}.{short}")
+        return found
+
+    return {name: describe(scorer, name) for name, scorer in scorers.items()}, tensors
+
+
+def unpack(description: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> Scorer:
+    """The scorer of a description.
+
+    Args:
+        description: As `pack` gave it.
+        tensor: Name → tensor; a KeyError where there is none.
+
+    Raises:
+        DataError: The description or its tensors do not hold together.
+        KeyError: A tensor is missing.
+    """
+    kind = description["kind"]
+    if kind == "sum":
+        parts = tuple(unpack(part, tensor) for part in description["parts"])
+        return Sum(parts, tuple(float(weight) for weight in description["weights"]))
+    if kind not in _KINDS:
+        raise DataError(f"Unknown kind of scores {kind!r}.")
+    values = []
+    for field in fields(_KINDS[kind]):
+        value = description[field.name]
+        values.append(tensor(value) if isinstance(value, str) else unpack(value, tensor))
+    scorer: Scorer = _KINDS[kind](*values)
+    return scorer

@@ -1,0 +1,104 @@
+"""Every kind of score equals its plain definition, block by block, and survives a run's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mbrec.errors import DataError
+from mbrec.packing import pack, unpack
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+
+USERS, ITEMS = 5, 7
+
+
+def random_matrix(rows: int, seed: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    dense = torch.randn(rows, ITEMS, generator=random)
+    return dense * (torch.rand(rows, ITEMS, generator=random) < 0.4)
+
+
+def sparse(dense: torch.Tensor) -> Sparse:
+    rows, items = dense.nonzero(as_tuple=True)
+    indptr = torch.cat([torch.zeros(1), torch.bincount(rows, minlength=len(dense)).cumsum(0)])
+    return Sparse.of(indptr, items, dense[rows, items], ITEMS)
+
+
+HISTORY, SIMILARITY = random_matrix(USERS, 1), random_matrix(ITEMS, 2)
+HISTORY[3] = 0  # a user without history
+USER_EMB, ITEM_EMB = torch.randn(USERS, 3), torch.randn(ITEMS, 3)
+
+KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
+    "factors": (lambda: Factors(USER_EMB, ITEM_EMB), USER_EMB @ ITEM_EMB.T),
+    "sparse": (lambda: sparse(HISTORY), HISTORY),
+    "item to item": (lambda: ItemToItem(sparse(HISTORY), SIMILARITY), HISTORY @ SIMILARITY),
+    "item neighbors": (
+        lambda: ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY)),
+        HISTORY @ SIMILARITY,
+    ),
+    "sum": (
+        lambda: Sum((Factors(USER_EMB, ITEM_EMB), sparse(HISTORY)), (2.0, -0.5)),
+        2 * USER_EMB @ ITEM_EMB.T - 0.5 * HISTORY,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("start", "stop"), [(0, ITEMS), (2, 5), (6, 7)])
+def test_a_block_of_scores_is_that_block_of_the_dense_matrix(
+    kind: str, start: int, stop: int
+) -> None:
+    make, expected = KINDS[kind]
+    users = torch.tensor([4, 0, 3, 3])
+    block = make().scores(users, start, stop)
+    torch.testing.assert_close(block, expected[users, start:stop])
+    block.zero_()  # callers may write into a block; the scorer must not change by it
+    torch.testing.assert_close(make().scores(users, start, stop), expected[users, start:stop])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scorer_comes_back_from_a_file_as_it_was(kind: str, tmp_path: Path) -> None:
+    make, expected = KINDS[kind]
+    descriptions, tensors = pack({"click": make(), "purchase": make()})
+    save_file(tensors, tmp_path / "scores")
+    loaded = load_file(tmp_path / "scores")
+    for behavior in ("click", "purchase"):
+        scorer = unpack(descriptions[behavior], loaded.__getitem__)
+        torch.testing.assert_close(scorer.scores(torch.arange(USERS), 0, ITEMS), expected)
+
+
+def test_a_matrix_that_behaviors_share_is_stored_once() -> None:
+    shared = ItemToItem(sparse(HISTORY), SIMILARITY)
+    _, tensors = pack({"click": shared, "purchase": ItemToItem(sparse(HISTORY), SIMILARITY)})
+    assert sum(tensor.shape == (ITEMS, ITEMS) for tensor in tensors.values()) == 1
+
+
+def test_embeddings_have_a_name_for_each_behavior() -> None:
+    factors = Factors(USER_EMB, ITEM_EMB)
+    _, tensors = pack({"click": factors, "purchase": factors})
+    assert sorted(tensors) == ["item/click", "item/purchase", "user/click", "user/purchase"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Factors(USER_EMB, ITEM_EMB[:, :2]),
+        lambda: Sparse.of(torch.tensor([0, 2]), torch.tensor([1]), torch.ones(1), ITEMS),
+        lambda: Sparse.of(torch.tensor([0, 1]), torch.tensor([ITEMS]), torch.ones(1), ITEMS),
+        lambda: ItemToItem(sparse(HISTORY), SIMILARITY[:3]),
+        lambda: ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY[:3])),
+        lambda: Sum((sparse(HISTORY), sparse(SIMILARITY)), (1.0, 1.0)),
+    ],
+)
+def test_tensors_that_do_not_fit_each_other_are_refused(make: Callable[[], Scorer]) -> None:
+    with pytest.raises(DataError, match="does not hold together"):
+        make()
+
+
+def test_a_description_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(DataError, match="Unknown kind"):
+        unpack({"kind": "magic"}, {}.__getitem__)
