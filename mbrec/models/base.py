@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
-from mbrec.propagation import Engine, Relation
+from mbrec.losses import bpr
+from mbrec.propagation import Engine, Nodes, Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
 
@@ -163,6 +164,22 @@ def gather(table: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
 def pair_scores(user: Tensor, items: Tensor) -> Tensor:
     """Inner products of every user with her items, (B, M), from (B, d) and (B, M, d)."""
     return torch.bmm(items, user.unsqueeze(2)).squeeze(2)
+
+
+def bpr_terms(embeddings: Mapping[str, Nodes], batch: Batch) -> dict[str, Tensor]:
+    """The BPR loss of every behavior from embeddings of its own, as terms "bpr/<behavior>".
+
+    Args:
+        embeddings: Behavior → embeddings of all nodes, (U, d) and (I, d).
+        batch: Behavior → its triples.
+    """
+    terms = {}
+    for behavior, triples in batch.items():
+        (user,) = gather(embeddings[behavior].user, [triples.user_idx])
+        (items,) = gather(embeddings[behavior].item, [triples.items])
+        scores = pair_scores(user, items)  # (B, 1+N)
+        terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
+    return terms
 
 
 def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch) -> Tensor:
