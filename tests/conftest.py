@@ -56,6 +56,12 @@ def write_rows(
     return PreparedDataset(path)
 
 
+@pytest.fixture(scope="session")
+def write_planted() -> Callable[..., PreparedDataset]:
+    """`write_rows`, for fixtures that live longer than a test."""
+    return write_rows
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
     """Write a prepared dataset of given rows into a temporary folder: see `write_rows`."""
