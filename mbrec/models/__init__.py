@@ -2,6 +2,7 @@
 
 BUILT_IN = {
     "bigel": "mbrec.models.bigel",
+    "crgcn": "mbrec.models.crgcn",
     "lightgcn": "mbrec.models.lightgcn",
     "mostpop": "mbrec.models.mostpop",
 }
