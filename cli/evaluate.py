@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
 from pathlib import Path
-from typing import Any
 
 import click
 
+from mbrec.cli.evaluation_tables import beyond_table, metrics_table, sampled_table, slices_table
 from mbrec.cli.progress import UserProgress
-
-_TITLES = {
-    "hr": "HR",
-    "ndcg": "NDCG",
-    "recall": "Recall",
-    "precision": "Precision",
-    "mrr": "MRR",
-    "map": "MAP",
-}
 
 
 def _parse_ks(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -60,9 +51,29 @@ def _parse_ks(ctx: click.Context, parameter: click.Parameter, text: str) -> tupl
     show_default=True,
     help="Where to rank; auto takes CUDA where there is one.",
 )
+@click.option(
+    "--slices",
+    is_flag=True,
+    help="Measure explored and new, cold and warm items, users by activity; coverage, novelty, "
+    "Gini. Writes slices.<split>.json.",
+)
+@click.option(
+    "--sampled",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rank held-out items among N sampled ones too. NOT COMPARABLE with other figures; writes "
+    "evaluation.<split>.sampled<N>.json.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the averages as JSON.")
 def command(
-    run: Path, split: str, ks: tuple[int, ...], data: Path | None, device: str, as_json: bool
+    run: Path,
+    split: str,
+    ks: tuple[int, ...],
+    data: Path | None,
+    device: str,
+    slices: bool,
+    sampled: int | None,
+    as_json: bool,
 ) -> None:
     r"""Rank all items for every user and behavior of RUN, and measure the lists.
 
@@ -73,6 +84,7 @@ def command(
     \b
     mbrec evaluate runs/ub
     mbrec evaluate runs/ub --split valid --k 10,50 --json
+    mbrec evaluate runs/ub --slices
     """
     from mbrec.evaluation import evaluate_run
 
@@ -83,32 +95,24 @@ def command(
             ks=ks,
             data=data,
             device=device,
+            slices=slices,
+            sampled=sampled,
             progress=progress,
         )
     summary = evaluation.summary()
+    against = evaluation.sampled.summary() if evaluation.sampled else None
     if as_json:
-        import json
-
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        more = {"slices": evaluation.slices, "sampled": against}
+        shown = {**summary, **{name: value for name, value in more.items() if value is not None}}
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    click.echo(metrics_table(summary, ks))
-    click.echo(f"Written to {run}: evaluation.{split}.json, per_user.{split}.parquet")
-
-
-def metrics_table(summary: dict[str, Any], ks: Sequence[int]) -> str:
-    """The averages as text: one block per list length, one line per behavior."""
-    rows = {**summary["behaviors"], "macro": summary["macro"]}
-    first = max(len(name) for name in [*rows, f"K = {max(ks)}"])
-    lines = [f"Averages over users, {summary['split']} rows"]
-    for k in ks:
-        lines += ["", f"{f'K = {k}':<{first}}{'users':>9}{_cells(_TITLES.values())}"]
-        for name, row in rows.items():
-            values = (row[f"{metric}@{k}"] for metric in _TITLES)
-            shown = _cells("-" if value is None else f"{value:.4f}" for value in values)
-            lines.append(f"{name:<{first}}{row.get('users', ''):>9}{shown}")
-    return "\n".join(lines)
-
-
-def _cells(texts: Iterable[str]) -> str:
-    widths = (max(len(title), 6) + 2 for title in _TITLES.values())
-    return "".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+    blocks = [metrics_table(summary, ks)]
+    files = [f"evaluation.{split}.json", f"per_user.{split}.parquet"]
+    if evaluation.slices is not None:
+        blocks += [slices_table(evaluation.slices, ks[0]), beyond_table(evaluation.slices, ks)]
+        files.append(f"slices.{split}.json")
+    if against is not None:
+        blocks.append(sampled_table(against, ks))
+        files.append(f"evaluation.{split}.sampled{sampled}.json")
+    click.echo("\n\n".join(blocks))
+    click.echo(f"Written to {run}: {', '.join(files)}")

@@ -7,11 +7,12 @@ are left out, and nothing else is: this is the protocol of the published results
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,29 +29,21 @@ from mbrec.errors import DataError, UsageError
 from mbrec.files import atomic_path, write_json
 from mbrec.graph import Pairs
 from mbrec.ranking import Exclusion, top_k
-from mbrec.run import Run
+from mbrec.results import BehaviorResult, HeldOut, Progress, averages
+from mbrec.run import EMBEDDINGS, Run
+from mbrec.sampled import Sampled, evaluate_sampled
 from mbrec.scoring import Scorer
+from mbrec.slices import slice_results
 
-HeldOut = Literal["valid", "test"]
-Progress = Callable[[str, int, int], None]  # behavior, users done, users in all
-
+EVALUATION = "evaluation.{split}.json"
+PER_USER = "per_user.{split}.parquet"
+SLICES = "slices.{split}.json"
+SAMPLED = "evaluation.{split}.sampled{count}.json"
+SOURCE = b"mbrec"  # key of what `per_user` says of its origin in its schema
 DEFAULT_KS = (5, 10, 20)
 _STEP = 1 << 14  # users between two reports of progress; whole tiles, see `mbrec.ranking`
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BehaviorResult:
-    """What was measured for one behavior."""
-
-    user_idx: npt.NDArray[np.int32]  # (N,) users with a held-out row, ascending
-    values: dict[str, metrics.FloatArray]  # "<metric>@<K>" → (N,)
-
-    def means(self) -> dict[str, float | None]:
-        """Averages over users; all null if there is none."""
-        some = len(self.user_idx) > 0
-        return {name: float(v.mean()) if some else None for name, v in self.values.items()}
 
 
 @dataclass(frozen=True)
@@ -61,22 +54,17 @@ class Evaluation:
     ks: tuple[int, ...]
     results: dict[str, BehaviorResult]
     dataset: PreparedDataset
+    slices: dict[str, Any] | None = None
+    """What `mbrec.slices.slice_results` gives, if it was asked for."""
+    sampled: Sampled | None = None
+    """The same against sampled negatives, if that was asked for; not comparable."""
 
     def summary(self) -> dict[str, Any]:
         """Averages over users per behavior, and their plain mean over behaviors ("macro").
 
         A behavior without held-out rows has 0 users and null metrics, and is not in the macro.
         """
-        behaviors: dict[str, dict[str, Any]] = {
-            behavior: {"users": len(result.user_idx), **result.means()}
-            for behavior, result in self.results.items()
-        }
-        counted = [row for row in behaviors.values() if row["users"]]
-        macro = {
-            name: sum(row[name] for row in counted) / len(counted) if counted else None
-            for name in metrics.names(self.ks)
-        }
-        return {"split": self.split, "behaviors": behaviors, "macro": macro}
+        return {"split": self.split, **averages(self.results, metrics.names(self.ks))}
 
     @property
     def missing(self) -> list[str]:
@@ -106,6 +94,7 @@ def evaluate(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     user_batch: int | None = None,
+    keep_lists: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure scorers on the held-out rows of one split.
@@ -116,6 +105,7 @@ def evaluate(
         split: "valid" or "test".
         ks: List lengths.
         user_batch: Users ranked at a time, see `mbrec.ranking.top_k`; does not change the result.
+        keep_lists: Keep the ranked lists in the results, 4 bytes per user and place.
         progress: Called now and then with behavior, users done and users in all.
 
     Raises:
@@ -145,7 +135,9 @@ def evaluate(
             progress,
         )
         relevant = Pairs(rows.astype(np.int32), held_out.item_idx)
-        results[behavior] = BehaviorResult(users, metrics.per_user(ranked, relevant, ks))
+        values = metrics.per_user(ranked, relevant, ks)
+        lists = ranked.astype(np.int32) if keep_lists else None
+        results[behavior] = BehaviorResult(users, values, lists)
     return Evaluation(split, ks, results, dataset)
 
 
@@ -157,6 +149,8 @@ def evaluate_run(
     data: Path | str | None = None,
     device: str = "auto",
     user_batch: int | None = None,
+    slices: bool = False,
+    sampled: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run; write `evaluation.<split>.json` and `per_user.<split>.parquet` into it.
@@ -168,9 +162,13 @@ def evaluate_run(
         data: Where the dataset is; by default, where it was at training.
         device: "auto", "cpu" or "cuda".
         user_batch: See `evaluate`.
+        slices: Measure slices and beyond accuracy too, into `slices.<split>.json`.
+        sampled: N: rank against N sampled negatives too, into `evaluation.<split>.sampled<N>.json`.
+            Such figures are not comparable with any other.
         progress: See `evaluate`.
 
     Raises:
+        UsageError: A list length or `sampled` is below 1.
         ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
         DataError: The dataset has no rows in this split.
         DeviceError: CUDA was asked for and there is none.
@@ -185,13 +183,42 @@ def evaluate_run(
             f"Evaluate with --split {other}, or prepare the data with another split.",
         )
     scorers = {behavior: run.scorer(behavior).to(place) for behavior in run.behaviors}
-    evaluation = evaluate(scorers, dataset, split, ks=ks, user_batch=user_batch, progress=progress)
+    evaluation = evaluate(
+        scorers,
+        dataset,
+        split,
+        ks=ks,
+        user_batch=user_batch,
+        keep_lists=slices,
+        progress=progress,
+    )
     for behavior in evaluation.missing:
         log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)
-    with atomic_path(run.path / f"per_user.{split}.parquet") as temporary:
-        pq.write_table(evaluation.per_user, temporary)
-    write_json(run.path / f"evaluation.{split}.json", evaluation.summary())
+    if slices:
+        found = slice_results(evaluation.results, dataset, split, ks)
+        evaluation = replace(evaluation, slices=found)
+    if sampled is not None:
+        against = evaluate_sampled(scorers, dataset, split, count=sampled, ks=ks, progress=progress)
+        evaluation = replace(evaluation, sampled=against)
+    _write(run, evaluation)
     return evaluation
+
+
+def _write(run: Run, evaluation: Evaluation) -> None:
+    """Write everything that was measured into the run's folder."""
+    split, table = evaluation.split, evaluation.per_user
+    # A run that is trained on, or data that change, must not be compared by old figures.
+    source = {"dataset": run.dataset_hash, "scores": run.info["files"][EMBEDDINGS]}
+    table = table.replace_schema_metadata({SOURCE: json.dumps(source)})
+    with atomic_path(run.path / PER_USER.format(split=split)) as temporary:
+        pq.write_table(table, temporary)
+    write_json(run.path / EVALUATION.format(split=split), evaluation.summary())
+    if evaluation.slices is not None:
+        write_json(run.path / SLICES.format(split=split), evaluation.slices)
+    if evaluation.sampled is not None:
+        against = evaluation.sampled
+        name = SAMPLED.format(split=split, count=against.count)
+        write_json(run.path / name, against.summary())
 
 
 def _ranked(

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from mbrec.cli import main as cli
-from mbrec.cli.evaluate import command, metrics_table
+from mbrec.cli.evaluate import command
+from mbrec.cli.evaluation_tables import metrics_table
 from mbrec.run import Run
 
 

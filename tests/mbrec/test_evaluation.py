@@ -15,7 +15,8 @@ import torch
 from mbrec import metrics
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError, DeviceError, LeakageError, UsageError
-from mbrec.evaluation import HeldOut, evaluate, evaluate_run
+from mbrec.evaluation import evaluate, evaluate_run
+from mbrec.results import HeldOut
 from mbrec.run import Run
 from mbrec.scoring import Factors
 
