@@ -88,6 +88,13 @@ class Settings(MethodConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where; "auto" is CUDA where there is one."""
 
+    behaviors: tuple[str, ...] = ()
+    """The behaviors to train on and to rank; empty: all that the dataset has."""
+
+    order: Literal["canonical", "random"] | tuple[str, ...] = "canonical"
+    """The cascade: "canonical", as prepared; "random", drawn by the seed; or all behaviors by name,
+    the target last as ever."""
+
     model: MethodConfig = Field(default_factory=MethodConfig)
     """The method's own settings."""
 

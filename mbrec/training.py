@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mbrec import config as configuration
+from mbrec.arrangement import arrange
 from mbrec.columns import Split
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
@@ -63,7 +64,7 @@ def train_run(
         TrainingError: A loss is not finite.
     """
     out, settings = Path(out), settings or configuration.from_dict({})
-    dataset = PreparedDataset(data, VISIBLE)
+    dataset = arrange(PreparedDataset(data, VISIBLE), settings)
     if resume:
         _check_resumable(out, dataset, settings)
     else:
