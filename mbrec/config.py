@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic import field_validator as validator
 
 from mbrec.errors import UsageError
@@ -58,6 +66,21 @@ class TrainConfig(MethodConfig):
 
     eval_every: PositiveInt = 1
     """Epochs between validations (and checkpoints)."""
+
+    weighting: Literal["equal", "uncertainty", "gradnorm"] = "equal"
+    """How the behaviors' losses are weighted: "equal", or by weights that are learned along."""
+
+    task_weights: dict[str, NonNegativeFloat] = {}
+    """Behavior → a fixed factor of its loss; 1 for those that are not named."""
+
+    weighting_lr: PositiveFloat = 0.025
+    """Learning rate of learned weights (of the log-variances, for uncertainty)."""
+
+    gradnorm_alpha: NonNegativeFloat = 0.5
+    """GradNorm: how strongly behaviors that learn slowly are favored; 0 makes all norms equal."""
+
+    gradnorm_every: PositiveInt = 5
+    """GradNorm: steps between updates; one costs as much as a backward pass per behavior."""
 
     @validator("metric")
     @classmethod
@@ -128,7 +151,7 @@ def resolve(
     values = read_toml(file) if file is not None else {}
     values.update({key: value for key, value in (options or {}).items() if value is not None})
     for override in overrides:
-        _assign(values, override)
+        assign(values, override)
     origin = f" (in {file} or --set)" if file is not None else ""
     return from_dict(values, origin)
 
@@ -175,7 +198,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def differences(old: Settings, new: Settings) -> list[str]:
     """The dotted keys in which two settings differ."""
-    first, second = _flat(old.to_dict()), _flat(new.to_dict())
+    first, second = flat(old.to_dict()), flat(new.to_dict())
     return sorted(key for key in first | second if first.get(key) != second.get(key))
 
 
@@ -185,7 +208,11 @@ def describe(method: str) -> list[tuple[str, Any, str]]:
     Raises:
         UsageError: There is no such method.
     """
-    defaults = _flat(from_dict({"method": method}).to_dict())
+    values = from_dict({"method": method}).to_dict()
+    defaults = {
+        **values,
+        **{f"{part}.{key}": v for part in ("model", "train") for key, v in values[part].items()},
+    }
     kinds: dict[str, type[BaseModel]] = {
         "": Settings,
         "model.": find(method).config,
@@ -195,21 +222,26 @@ def describe(method: str) -> list[tuple[str, Any, str]]:
         (prefix + name, defaults[prefix + name], " ".join((field.description or "").split()))
         for prefix, kind in kinds.items()
         for name, field in kind.model_fields.items()
-        if prefix + name in defaults
+        if prefix + name not in ("model", "train")
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
+        if isinstance(value, Mapping) and value:
+            flat.update(flat(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value
     return flat
 
 
-def _assign(values: dict[str, Any], override: str) -> None:
+def assign(values: dict[str, Any], override: str) -> None:
+    """Set in `values` what `override`, as given to `--set`, says.
+
+    Raises:
+        UsageError: It is not of the form key=value, or its key leads into a value.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {override!r} is not of the form key=value.")
