@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from mbrec import config as configuration
@@ -21,7 +23,7 @@ from mbrec.device import make_engine, pick_device
 from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.evaluation import evaluate
 from mbrec.files import atomic_path, read_json, refuse_existing
-from mbrec.models.base import Context, Method, TrainedMethod
+from mbrec.models.base import Context, Method, Times, TrainedMethod
 from mbrec.models.registry import find
 from mbrec.randomness import generator
 from mbrec.run import CHECKPOINTS, CONFIG, METRICS, RUN, Run, finish_run, write_run_info
@@ -104,9 +106,20 @@ def build_method(dataset: PreparedDataset, settings: Settings, device: torch.dev
         engine=make_engine(settings.engine, dataset, device) if entry.needs_engine else None,
         generator=generator(settings.seed, "init"),
         device=device,
+        times=_times(dataset),
     )
     method = entry.build(settings.model, context)
     return method.to(device) if isinstance(method, TrainedMethod) else method
+
+
+def _times(dataset: PreparedDataset) -> dict[str, Times]:
+    """`Context.times`: without the behaviors of which no training row has a time."""
+    found = {behavior: dataset.timestamps(behavior, "train") for behavior in dataset.behaviors}
+    return {
+        behavior: pc.fill_null(times, np.iinfo(np.int64).min).to_numpy()
+        for behavior, times in found.items()
+        if times.null_count < len(times)
+    }
 
 
 class _Journal:

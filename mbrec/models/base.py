@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
 
 Initializer = Literal["normal", "xavier"]
+Times = npt.NDArray[np.int64]  # (E,)
 
 
 class MethodConfig(BaseModel):
@@ -38,6 +41,9 @@ class Context:
     engine: Engine | None  # message passing; None for methods that need none
     generator: torch.Generator  # for initial weights
     device: torch.device
+    times: Mapping[str, Times] = field(default_factory=dict)
+    """Behavior → Unix seconds of its training pairs, in their order, where the log has them; the
+    smallest int64 where a single row has none."""
 
     @property
     def target(self) -> str:
