@@ -2,8 +2,12 @@
 
 BUILT_IN = {
     "bigel": "mbrec.models.bigel",
+    "bvae": "mbrec.models.bvae",
     "crgcn": "mbrec.models.crgcn",
+    "ghcf": "mbrec.models.ghcf",
     "lightgcn": "mbrec.models.lightgcn",
+    "mb-cgcn": "mbrec.models.mb_cgcn",
+    "mbgcn": "mbrec.models.mbgcn",
     "mostpop": "mbrec.models.mostpop",
 }
 """Name → the module whose `ENTRY` describes the method."""
