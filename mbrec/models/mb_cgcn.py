@@ -1,0 +1,128 @@
+"""MB-CGCN: multi-behavior cascading graph convolution (Cheng et al., WWW 2023).
+
+One LightGCN per behavior; what it learns goes through a linear map, one for users and one for
+items, into the LightGCN of the next behavior. The embeddings of all behaviors are added up:
+
+    e_u^(b_1,0) = e_u⁰,   e_u^(b_k,0) = W_u^(k) e_u^(b_{k-1})         (items with W_i^(k))
+    e^(b_k) = mean over layers 0 … L_k of LightGCN on the graph of b_k, from e^(b_k,0)
+    e = Σ_k e^(b_k),   ŷ(u, i) = ⟨e_u, e_i⟩
+    L = BPR on the target + β ½ ‖e⁰‖²
+
+The paper ranks and trains the target alone. Here every behavior is ranked: an auxiliary one by its
+own embeddings ⟨e_u^(b_k), e_i^(b_k)⟩, the target by the sum, as in the paper; and every behavior
+adds the BPR loss of its score.
+
+Deviations: the losses of the auxiliary behaviors, above. The authors' maps start as N(0, 0.01²),
+which lets next to nothing through at first; ours start as Glorot's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from mbrec.models.base import (
+    Context,
+    Entry,
+    Initializer,
+    MethodConfig,
+    TrainedMethod,
+    base_l2,
+    bpr_terms,
+    embedding_table,
+    layers_of,
+)
+from mbrec.propagation import Combination, Nodes, light_gcn
+from mbrec.sampling import Batch
+from mbrec.scoring import Factors
+
+
+class MbCgcnConfig(MethodConfig):
+    """Settings of MB-CGCN."""
+
+    size: PositiveInt = 64
+    """d, the embedding size."""
+
+    initializer: Initializer = "xavier"
+    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
+
+    layers: tuple[NonNegativeInt, ...] = ()
+    """L_k per behavior; empty: 1, 2, … K; one number serves all."""
+
+    combination: Combination = "mean"
+    """How the layers of a LightGCN become its output: "mean" (the paper), "sum" or "last"."""
+
+    transform: Literal["identity", "xavier"] = "xavier"
+    """How the linear maps between behaviors start."""
+
+    auxiliary: Literal["own", "sum"] = "own"
+    """What scores an auxiliary behavior: its own embeddings, or the sum up to it."""
+
+    l2: NonNegativeFloat = 1e-4
+    """β, weight of ½ ‖e⁰‖² of the batch's rows."""
+
+
+class MbCgcn(TrainedMethod):
+    """MB-CGCN.
+
+    Args:
+        config: Settings.
+        context: The training part of a dataset, with an engine.
+    """
+
+    def __init__(self, config: MbCgcnConfig, context: Context) -> None:
+        super().__init__()
+        self.config, self.target = config, context.target
+        self.user_emb, self.item_emb = (
+            embedding_table(count, config.size, config.initializer, context.generator)
+            for count in (context.num_users, context.num_items)
+        )
+        self._relations = [context.relation(behavior) for behavior in context.behaviors]
+        self._layers = layers_of(config.layers, context.behaviors)
+        # One map for each step of the cascade, from a behavior into the next.
+        self.user_maps, self.item_maps = (
+            nn.ParameterList(self._map(context.generator) for _ in context.auxiliaries)
+            for _ in range(2)
+        )
+
+    def propagate(self) -> dict[str, Nodes]:
+        """Behavior → the embeddings that score it: e^(b_k) of an auxiliary one, e of the target."""
+        result: dict[str, Nodes] = {}
+        total = None
+        current = Nodes(self.user_emb, self.item_emb)
+        for step, (relation, layers) in enumerate(zip(self._relations, self._layers, strict=True)):
+            if step:
+                user, item = self.user_maps[step - 1], self.item_maps[step - 1]
+                current = Nodes(current.user @ user.T, current.item @ item.T)
+            current = light_gcn(relation, current, layers, self.config.combination)
+            if total is None:
+                total = current
+            else:
+                total = Nodes(total.user + current.user, total.item + current.item)
+            own = relation.name != self.target and self.config.auxiliary == "own"
+            result[relation.name] = current if own else total
+        return result
+
+    def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
+        """BPR of every behavior, and L2."""
+        terms = bpr_terms(state, batch)
+        if self.config.l2:
+            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+        return terms
+
+    @torch.no_grad()
+    def scorers(self) -> dict[str, Factors]:
+        """The embeddings of `propagate`, per behavior."""
+        return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
+
+    def _map(self, generator: torch.Generator) -> nn.Parameter:
+        weight = torch.eye(self.config.size)
+        if self.config.transform == "xavier":
+            nn.init.xavier_uniform_(weight, generator=generator)
+        return nn.Parameter(weight)
+
+
+ENTRY = Entry(MbCgcnConfig, MbCgcn)
