@@ -9,5 +9,6 @@ BUILT_IN = {
     "mb-cgcn": "mbrec.models.mb_cgcn",
     "mbgcn": "mbrec.models.mbgcn",
     "mostpop": "mbrec.models.mostpop",
+    "ownhistory": "mbrec.models.ownhistory",
 }
 """Name → the module whose `ENTRY` describes the method."""
