@@ -54,6 +54,7 @@ setup(
             "ruff>=0.6",
             "mypy>=1.11",
             "pandas-stubs",
+            "pyyaml>=6",
         ],
     },
     entry_points={"console_scripts": ["mbrec=mbrec.cli.main:main"]},
