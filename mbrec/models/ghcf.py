@@ -14,8 +14,8 @@ pair of behavior k and c for every other pair of the whole users × items,
     L_k = Σ_{(u,i) ∈ E_k} [(1 - ŷ)² - c ŷ²] + c Σ_u Σ_i ŷ²
     Σ_u Σ_i ŷ² = Σ_{d,d'} (Σ_u e_u e_uᵀ)(Σ_i e_i e_iᵀ)(r_k r_kᵀ)      (d × d each)
 
-so that the sum over everything costs O((U + I) d²). A step takes the first sum over the pairs of its
-batch and the second over all users and items, both per pair of the behavior: its expectation is
+so that the sum over everything costs O((U + I) d²). A step takes the first sum over the pairs of
+its batch and the second over all users and items, both per pair of the behavior: its expectation is
 L_k / |E_k|. The negatives of the batch are not used.
 """
 

@@ -22,7 +22,7 @@ Prediction, with the layers of p, q and s concatenated:
 ŷ₂ₖ is the inner product of a vector of the user, M_kᵀ mean_j s_{k,j}, with s_{k,i}: so the whole
 score is one inner product of concatenated columns, and lists are exact over all items.
 
-One score serves all behaviors, as the paper has it for the target; with relevance = "own" a behavior
+One score serves all behaviors, as in the paper for the target; with relevance = "own" a behavior
 is ranked by ŷ₁ + λ ŷ₂ₖ of its own.
 
 Deviations:
