@@ -8,6 +8,7 @@ BUILT_IN = {
     "lightgcn": "mbrec.models.lightgcn",
     "mb-cgcn": "mbrec.models.mb_cgcn",
     "mbgcn": "mbrec.models.mbgcn",
+    "mf-bpr": "mbrec.models.mf_bpr",
     "mostpop": "mbrec.models.mostpop",
     "ownhistory": "mbrec.models.ownhistory",
 }
