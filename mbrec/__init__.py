@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mbrec.version import __version__
 
 if TYPE_CHECKING:
+    from mbrec.comparison import compare_runs
     from mbrec.config import resolve as settings
     from mbrec.dataset import PreparedDataset
     from mbrec.evaluation import evaluate_run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "PreparedDataset": ("mbrec.dataset", "PreparedDataset"),
     "Run": ("mbrec.run", "Run"),
+    "compare_runs": ("mbrec.comparison", "compare_runs"),
     "evaluate_run": ("mbrec.evaluation", "evaluate_run"),
     "export_run": ("mbrec.export", "export_run"),
     "settings": ("mbrec.config", "resolve"),
@@ -34,6 +36,7 @@ __all__ = [
     "PreparedDataset",
     "Run",
     "__version__",
+    "compare_runs",
     "evaluate_run",
     "export_run",
     "settings",
