@@ -61,8 +61,8 @@ def test_scores_and_losses_are_those_of_the_equations(embeddings: str) -> None:
             norm += sum((row**2).sum() for row in (user[u], item[i], *item[negatives]))
         l2 += 0.5 * norm / len(TRAIN[name])
         expected = np.mean(np.log1p(np.exp(-np.array(margins))))
-        assert float(terms[f"bpr/{name}"]) == pytest.approx(expected, abs=1e-5)
-    assert float(terms["l2"]) == pytest.approx(0.3 * l2, abs=1e-5)
+        assert terms[f"bpr/{name}"].item() == pytest.approx(expected, abs=1e-5)
+    assert terms["l2"].item() == pytest.approx(0.3 * l2, abs=1e-5)
 
 
 def test_a_behavior_learns_from_the_others_only_if_embeddings_are_shared() -> None:
