@@ -149,6 +149,9 @@ class _Observer:
             behaviors = "  ".join(f"{name} {value:.4f}" for name, value in valid.items())
             best = "  best" if record["best_epoch"] == record["epoch"] else ""
             line += f"  valid {self._last}  ({behaviors}){best}"
+        weights = record.get("weights", {})
+        if len(set(weights.values())) > 1:
+            line += "  weights " + " ".join(f"{name} {w:.2f}" for name, w in weights.items())
         tqdm.write(f"{line}  {record['seconds']:.1f} s", file=sys.stderr)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ One file, so that a crash between two writes cannot leave halves of different ep
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -40,26 +41,37 @@ class Progress:
         return replace(base, waited=self.waited + 1)
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, at: Progress) -> None:
+@dataclass(frozen=True)
+class Part:
+    """A module and what optimizes it; a checkpoint holds several under a prefix each."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer | None  # over `module.parameters()`; None: weights only
+    prefix: str = ""
+
+
+def save(path: Path, parts: Sequence[Part], at: Progress) -> None:
     """Write a checkpoint, atomically."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    names = [name for name, _ in model.named_parameters()]
-    state = optimizer.state_dict()["state"]
-    for index, entries in state.items():
-        for key, tensor in entries.items():
-            tensors[f"optimizer/{key}/{names[index]}"] = tensor
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        for name, tensor in part.module.state_dict().items():
+            tensors[f"{part.prefix}model/{name}"] = tensor
+        names = [name for name, _ in part.module.named_parameters()]
+        state = part.optimizer.state_dict()["state"] if part.optimizer else {}
+        for index, entries in state.items():
+            for key, tensor in entries.items():
+                tensors[f"{part.prefix}optimizer/{key}/{names[index]}"] = tensor
     metadata = {_PROGRESS: json.dumps(asdict(at))}
     with atomic_path(path) as temporary:
         save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary, metadata)
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Progress:
-    """Read a checkpoint into `model` and `optimizer`.
+def load(path: Path, parts: Sequence[Part]) -> Progress:
+    """Read a checkpoint.
 
     Args:
         path: What `save` wrote.
-        model: Of the same settings and dataset.
-        optimizer: Over `model.parameters()`; None to read the weights only.
+        parts: Of the same settings and dataset, or some of them.
 
     Raises:
         ArtefactError: The file is missing, damaged, or of another model.
@@ -68,7 +80,11 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) 
         tensors = load_file(path)
         with safe_open(path, framework="pt") as stream:
             at = Progress(**json.loads(stream.metadata()[_PROGRESS]))
-        model.load_state_dict(_part(tensors, "model/"))
+        for part in parts:
+            part.module.load_state_dict(_under(f"{part.prefix}model/", tensors))
+            if part.optimizer is not None:
+                state = _under(f"{part.prefix}optimizer/", tensors)
+                _load_optimizer(part.optimizer, part.module, state)
     except FileNotFoundError as error:
         raise ArtefactError(f"There is no checkpoint {path}.", "Train without --resume.") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -77,8 +93,6 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) 
             f"The checkpoint {path} is damaged or of another model: {reason}",
             "Train again with --force.",
         ) from error
-    if optimizer is not None:
-        _load_optimizer(optimizer, model, _part(tensors, "optimizer/"))
     return at
 
 
@@ -94,7 +108,7 @@ def _load_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

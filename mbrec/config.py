@@ -70,7 +70,7 @@ class TrainConfig(MethodConfig):
     weighting: Literal["equal", "uncertainty", "gradnorm"] = "equal"
     """How the behaviors' losses are weighted: "equal", or by weights that are learned along."""
 
-    task_weights: dict[str, NonNegativeFloat] = {}
+    task_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Behavior → a fixed factor of its loss; 1 for those that are not named."""
 
     weighting_lr: PositiveFloat = 0.025

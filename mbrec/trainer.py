@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from mbrec import checkpoint
-from mbrec.checkpoint import Progress
+from mbrec.checkpoint import Part, Progress
 from mbrec.config import TrainConfig
 from mbrec.errors import TrainingError
 from mbrec.models.base import TrainedMethod
 from mbrec.randomness import generator
 from mbrec.sampling import BatchSampler
+from mbrec.weighting import TaskWeighting
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
@@ -57,6 +58,7 @@ class Trainer:
     """
 
     method: TrainedMethod
+    weighting: TaskWeighting
     sampler: BatchSampler
     config: TrainConfig
     seed: int
@@ -67,6 +69,10 @@ class Trainer:
     def __post_init__(self) -> None:
         self.progress = Progress()
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)
+        self._parts = (
+            Part(self.method, self.optimizer),
+            Part(self.weighting, self.weighting.optimizer, "weighting-"),
+        )
 
     def resume(self) -> Progress:
         """Go on from the last checkpoint.
@@ -74,7 +80,7 @@ class Trainer:
         Raises:
             ArtefactError: There is none, or it does not fit.
         """
-        self.progress = checkpoint.load(self.checkpoints / LAST, self.method, self.optimizer)
+        self.progress = checkpoint.load(self.checkpoints / LAST, self._parts)
         return self.progress
 
     @property
@@ -91,11 +97,11 @@ class Trainer:
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         if self.progress.epoch == 0:
-            checkpoint.save(self.checkpoints / LAST, self.method, self.optimizer, self.progress)
+            self._save(LAST, self.progress)
         while not self.finished:
             self._epoch(self.progress.epoch + 1)
         if self.progress.best_epoch:
-            checkpoint.load(self.checkpoints / BEST, self.method, None)
+            checkpoint.load(self.checkpoints / BEST, [Part(self.method, None)])
         return self.progress
 
     def _epoch(self, epoch: int) -> None:
@@ -112,6 +118,7 @@ class Trainer:
             self._save(LAST, progress)
         self.progress = progress
         record = {"epoch": epoch, "seconds": round(seconds, 3), "loss": losses}
+        record["weights"] = self.weighting.weights()
         if values:
             record["valid"] = {"metric": self.config.metric, "macro": value, **values}
             record["best_epoch"] = progress.best_epoch
@@ -127,9 +134,10 @@ class Trainer:
         for step, batch in enumerate(self.sampler.epoch(random), start=1):
             self.optimizer.zero_grad(set_to_none=True)
             terms = method.losses(method.propagate(), batch)
-            total = torch.stack(list(terms.values())).sum()
+            total = self.weighting.total(terms, step)
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            self.weighting.step()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.detach()
 
@@ -148,7 +156,7 @@ class Trainer:
         return self.validate(self.method)
 
     def _save(self, name: str, progress: Progress) -> None:
-        checkpoint.save(self.checkpoints / name, self.method, self.optimizer, progress)
+        checkpoint.save(self.checkpoints / name, self._parts, progress)
 
 
 def _check_finite(means: Mapping[str, float], epoch: int) -> None:

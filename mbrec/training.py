@@ -30,6 +30,7 @@ from mbrec.run import CHECKPOINTS, CONFIG, METRICS, RUN, Run, finish_run, write_
 from mbrec.sampling import BatchSampler
 from mbrec.trainer import LAST, Observer, Silent, Trainer
 from mbrec.versions import versions
+from mbrec.weighting import TaskWeighting, make_weighting
 
 VISIBLE: tuple[Split, ...] = ("train", "valid")  # training never sees a test row
 CHANGEABLE = {"train.epochs", "train.patience", "device"}  # by a resumed training
@@ -78,12 +79,13 @@ def train_run(
         refuse_existing(out, force=force, marker=RUN)
     device = pick_device(settings.device)
     method = build_method(dataset, settings, device)
+    weighting = _weighting(method, dataset, settings)
     info = _info(settings, device)
     if not resume:
         _start(out, dataset, settings, info)
     observer = _Journal(out / METRICS, observer or Silent())
-    if isinstance(method, TrainedMethod):
-        trainer = _trainer(method, dataset, settings, out, observer, device)
+    if isinstance(method, TrainedMethod) and weighting is not None:
+        trainer = _trainer(method, weighting, dataset, settings, out, observer)
         if resume:
             observer.forget_after(trainer.resume().epoch)
             _write_config(out, settings)
@@ -151,14 +153,28 @@ def _epoch_of(line: str) -> float:
         return float("inf")  # a line that was cut when the process died
 
 
+def _weighting(
+    method: Method, dataset: PreparedDataset, settings: Settings
+) -> TaskWeighting | None:
+    if isinstance(method, TrainedMethod):
+        return make_weighting(settings.train, dataset.behaviors, method.shared_parameters())
+    if settings.train.weighting != "equal" or settings.train.task_weights:
+        raise UsageError(
+            f"{settings.method} does not learn by steps: there are no task losses to weight.",
+            "Leave train.weighting and train.task_weights out.",
+        )
+    return None
+
+
 def _trainer(
     method: TrainedMethod,
+    weighting: TaskWeighting,
     dataset: PreparedDataset,
     settings: Settings,
     out: Path,
     observer: Observer,
-    device: torch.device,
 ) -> Trainer:
+    device = next(method.parameters()).device
     sampler = BatchSampler(
         dataset.train_relations(),
         dataset.num_users,
@@ -183,6 +199,7 @@ def _trainer(
         log.warning("%r has no validation rows and does not count in early stopping.", behavior)
     return Trainer(
         method,
+        weighting.to(device),
         sampler,
         settings.train,
         settings.seed,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -92,6 +93,19 @@ class TrainedMethod(nn.Module, Method):
             batch: Behavior → its triples; a behavior may be absent.
         """
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The weights that all behaviors learn from, where GradNorm compares their gradients.
+
+        By default the base embedding tables: all parameters called `user_emb` or `item_emb`, or
+        within a list of that name. A method that has none gives all its parameters.
+        """
+        tables = [
+            parameter
+            for name, parameter in self.named_parameters()
+            if name.partition(".")[0] in ("user_emb", "item_emb")
+        ]
+        return tables or list(self.parameters())
+
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
         """Called before the first step of an epoch, from 1 on.
 
@@ -128,6 +142,22 @@ def embedding_table(
     else:
         nn.init.xavier_uniform_(table, generator=generator)
     return nn.Parameter(table)
+
+
+def check_names(setting: str, given: Iterable[str], behaviors: Sequence[str]) -> None:
+    """Refuse a setting per behavior that names one which is not there.
+
+    Raises:
+        UsageError: With the nearest name.
+    """
+    for name in given:
+        if name not in behaviors:
+            near = difflib.get_close_matches(name, behaviors, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"{setting} names {name!r}, which is no behavior of the dataset.",
+                f"{hint}There are: {', '.join(behaviors)}.",
+            )
 
 
 def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ...]:
