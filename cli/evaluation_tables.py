@@ -18,7 +18,7 @@ _GROUPS = {
     "history": "",
     "item": "item ",
     "item_in_behavior": "in behavior: ",
-    "activity": "users ",
+    "activity": "",
 }
 
 
@@ -50,17 +50,23 @@ def _blocks(summary: dict[str, Any], heads: dict[int, str], prefix: str) -> str:
 
 def slices_table(slices: dict[str, Any], k: int) -> str:
     """The slices of every behavior as text, at one list length."""
-    lines = [f"Slices of the {slices['split']} rows, K = {k}"]
-    titles = [_TITLES[metric] for metric in _SLICED]
-    for behavior, groups in slices["behaviors"].items():
-        lines += ["", f"{behavior:<26}{'users':>9}{'held out':>10}{_columns(titles)}"]
-        for group, prefix in _GROUPS.items():
-            for name, row in groups[group].items():
-                label = f"{prefix}{name}{_range(row)}"
-                values = _numbers(row[f"{metric}@{k}"] for metric in _SLICED)
-                lines.append(
-                    f"  {label:<24}{row['users']:>9}{row['held_out']:>10}{_columns(values)}"
-                )
+    rows = {
+        behavior: {
+            _label(group, name, row): row
+            for group in _GROUPS
+            for name, row in groups[group].items()
+        }
+        for behavior, groups in slices["behaviors"].items()
+    }
+    first = 2 + max(len(text) for labels in rows.values() for text in [*labels])
+    first = max(first, *(len(behavior) for behavior in rows))
+    lines = [f"Slices of the {slices['split']} rows, K = {k}; q: users by number of training pairs"]
+    titles = _columns(_TITLES[metric] for metric in _SLICED)
+    for behavior, labels in rows.items():
+        lines += ["", f"{behavior:<{first}}{'users':>9}{'held out':>10}{titles}"]
+        for label, row in labels.items():
+            values = _columns(_numbers(row[f"{metric}@{k}"] for metric in _SLICED))
+            lines.append(f"{f'  {label}':<{first}}{row['users']:>9}{row['held_out']:>10}{values}")
     return "\n".join(lines)
 
 
@@ -78,11 +84,11 @@ def beyond_table(slices: dict[str, Any], ks: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def _range(row: dict[str, Any]) -> str:
-    """From which to which number of training pairs a quartile goes."""
-    if "low" not in row or row["low"] is None:
-        return ""
-    return f" ({row['low']} to {row['high']} pairs)"
+def _label(group: str, name: str, row: dict[str, Any]) -> str:
+    """What a slice is called; a quartile with the numbers of training pairs it goes from and to."""
+    if group != "activity":
+        return f"{_GROUPS[group]}{name}"
+    return f"{name}: {row['low']} to {row['high']} pairs" if row["users"] else f"{name}: nobody"
 
 
 def _numbers(values: Iterable[float | None]) -> list[str]:

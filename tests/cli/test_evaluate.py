@@ -46,11 +46,51 @@ def test_a_behavior_without_figures_shows_dashes() -> None:
     assert metrics_table(summary, [1]).splitlines()[-2].split() == ["click", "0", *"------"]
 
 
+def test_slices_are_shown_as_a_table_that_fits_a_terminal(tiny_run: Run) -> None:
+    done = CliRunner().invoke(command, [str(tiny_run.path), "--slices", "--k", "5,20"])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(len(line) for line in lines[:-1]) <= 80
+    start = next(n for n, line in enumerate(lines) if line.startswith("Slices of the test rows"))
+    purchase = next(n for n in range(start, len(lines)) if lines[n].startswith("purchase"))
+    assert lines[purchase].split()[1:] == ["users", "held", "out", "HR", "NDCG", "Recall", "MRR"]
+    block = lines[purchase : purchase + 11]
+    assert {len(line) for line in block} == {len(block[0])}
+    assert [line.split()[0] for line in block[1:3]] == ["explored", "new"]
+    assert [" ".join(line.split()[:2]) for line in block[3:5]] == ["item warm", "item cold"]
+    assert block[7].startswith("  q1: 13 to 13 pairs ")
+    assert block[10].startswith("  q4: nobody ")
+    assert any(line.split() == ["favorite", "20", "-", "-", "-"] for line in lines)
+    assert "slices.test.json" in lines[-1]
+    plain = CliRunner().invoke(command, [str(tiny_run.path)]).stdout
+    assert "Slices" not in plain
+
+
+def test_sampled_figures_are_never_shown_without_their_warning(tiny_run: Run) -> None:
+    done = CliRunner().invoke(command, [str(tiny_run.path), "--sampled", "4", "--k", "5"])
+    assert done.exit_code == 0, done.output
+    full, _, sampled = done.stdout.partition("WARNING: Not comparable")
+    assert "sampled4" not in full
+    assert "sampled4_…@5" in sampled
+    assert "evaluation.test.sampled4.json" in sampled.splitlines()[-1]
+    assert "sampled4" not in CliRunner().invoke(command, [str(tiny_run.path)]).stdout
+
+
+def test_json_holds_slices_and_sampled_figures_if_asked(tiny_run: Run) -> None:
+    asked = [str(tiny_run.path), "--slices", "--sampled", "4", "--json"]
+    said = json.loads(CliRunner().invoke(command, asked).stdout)
+    assert list(said) == ["split", "behaviors", "macro", "slices", "sampled"]
+    for key, file in (("slices", "slices.test"), ("sampled", "evaluation.test.sampled4")):
+        assert said[key] == json.loads((tiny_run.path / f"{file}.json").read_text())
+    assert said["sampled"]["comparable"] is False
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["{run}", "--k", "5,x"], 2, "'5,x' is no list"),
         (["{run}", "--k", "0"], 2, "'0' is no list"),
+        (["{run}", "--sampled", "0"], 2, "'--sampled': 0 is not in the range"),
         (["{run}", "--split", "train"], 2, "'train' is not one of"),
         (["{run}/gone"], 1, "is no run (it has no run.json). Make one with `mbrec train`."),
         (["{run}", "--data", "{run}"], 1, "is no prepared dataset"),
