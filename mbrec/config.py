@@ -270,8 +270,21 @@ def _validate(kind: type[BaseModel], values: Mapping[str, Any], prefix: str, ori
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = prefix + ".".join(str(part) for part in first["loc"])
+        # Where a setting may be a number or a table, the error of the branch that was meant.
+        first = max(error.errors(), key=lambda one: len(_place(one["loc"], values)))
+        key = prefix + ".".join(_place(first["loc"], values))
         raise UsageError(
             f"The setting {key} = {first['input']!r} does not fit{origin}: {first['msg']}."
         ) from error
+
+
+def _place(location: Iterable[Any], values: Any) -> list[str]:
+    """The keys of a wrong value, without the names that pydantic gives the branches of a type."""
+    keys = []
+    for key in location:
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            continue
+        keys.append(str(key))
+    return keys

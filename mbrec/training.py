@@ -23,7 +23,7 @@ from mbrec.device import make_engine, pick_device
 from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.evaluation import evaluate
 from mbrec.files import atomic_path, read_json, refuse_existing
-from mbrec.models.base import Context, Method, Times, TrainedMethod
+from mbrec.models.base import Context, Method, Times, TrainedMethod, check_names
 from mbrec.models.registry import find
 from mbrec.randomness import generator
 from mbrec.run import CHECKPOINTS, CONFIG, METRICS, RUN, Run, finish_run, write_run_info
@@ -100,6 +100,9 @@ def train_run(
 def build_method(dataset: PreparedDataset, settings: Settings, device: torch.device) -> Method:
     """The method of `settings`, untrained, over the training part of `dataset`."""
     entry = find(settings.method)
+    for name, value in settings.model:
+        if isinstance(value, Mapping):
+            check_names(f"model.{name}", value, dataset.behaviors)
     context = Context(
         behaviors=dataset.behaviors,
         num_users=dataset.num_users,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 from torch import Tensor, nn
 
 from mbrec.errors import TrainingError, UsageError
@@ -22,11 +22,18 @@ from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
 
 Initializer = Literal["normal", "xavier"]
+
+PerBehavior = NonNegativeFloat | dict[str, NonNegativeFloat]
+"""One weight, or a table of behavior → weight; a behavior that the table does not name has 0."""
 Times = npt.NDArray[np.int64]  # (E,)
 
 
 class MethodConfig(BaseModel):
-    """Base of the settings of a method: frozen, and unknown keys are errors."""
+    """Base of the settings of a method: frozen, and unknown keys are errors.
+
+    A table is a setting per behavior: before the method is built, its keys are checked against the
+    dataset's behaviors.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -160,6 +167,26 @@ def check_names(setting: str, given: Iterable[str], behaviors: Sequence[str]) ->
             )
 
 
+def per_behavior(
+    setting: PerBehavior, behaviors: Sequence[str], name: str, default: float = 0.0
+) -> dict[str, float]:
+    """The weight of every behavior.
+
+    Args:
+        setting: One weight for all, or a table.
+        behaviors: All of them.
+        name: What the setting is called, for the error.
+        default: The weight of a behavior that the table does not name.
+
+    Raises:
+        UsageError: The table names an unknown behavior.
+    """
+    if not isinstance(setting, Mapping):
+        return dict.fromkeys(behaviors, setting)
+    check_names(name, setting, behaviors)
+    return {behavior: setting.get(behavior, default) for behavior in behaviors}
+
+
 def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ...]:
     """One number of layers per behavior; empty means 1, 2, … K; one number serves all.
 
@@ -218,13 +245,14 @@ def bpr_terms(embeddings: Mapping[str, Nodes], batch: Batch) -> dict[str, Tensor
     return terms
 
 
-def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch) -> Tensor:
+def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch, weights: PerBehavior = 1.0) -> Tensor:
     """½ ‖e⁰‖² of the batch's rows, per behavior averaged over its pairs, summed over behaviors.
 
     Args:
         user_emb: (U, d).
         item_emb: (I, d).
         batch: Behavior → its triples, at least one.
+        weights: β, or β per behavior.
 
     Returns:
         A scalar.
@@ -232,7 +260,12 @@ def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch) -> Tensor:
     users = [triples.user_idx for triples in batch.values()]
     items = [triples.items for triples in batch.values()]
     shares = [0.5 / len(rows) for rows in users]
-    return _weighted_l2(user_emb, users, shares) + _weighted_l2(item_emb, items, shares)
+    factor = 1.0
+    if isinstance(weights, Mapping):
+        shares = [s * weights.get(b, 0.0) for b, s in zip(batch, shares, strict=True)]
+    else:
+        factor = weights
+    return factor * (_weighted_l2(user_emb, users, shares) + _weighted_l2(item_emb, items, shares))
 
 
 def _weighted_l2(table: Tensor, rows: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
@@ -20,6 +20,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     embedding_table,
@@ -49,8 +50,8 @@ class LightGcnConfig(MethodConfig):
     graph: Literal["merged", "behavior"] = "merged"
     """One LightGCN on the merged graph, or one per behavior on its own."""
 
-    l2: NonNegativeFloat = 1e-4
-    """Weight of ½ ‖e⁰‖² of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class LightGcn(TrainedMethod):
@@ -98,9 +99,9 @@ class LightGcn(TrainedMethod):
             for behavior, user, item in zip(part, users, items, strict=True):
                 scores = pair_scores(user, item)  # (B, 1+N)
                 terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
-            l2.append(base_l2(base.user, base.item, part))
+            l2.append(base_l2(base.user, base.item, part, self.config.l2))
         if self.config.l2:
-            terms["l2"] = self.config.l2 * torch.stack(l2).sum()
+            terms["l2"] = torch.stack(l2).sum()
         return terms
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mbrec.errors import UsageError
 from mbrec.graph import Pairs, build_graph
 from mbrec.models.base import Context
 from mbrec.models.bigel import Bigel, BigelConfig
@@ -115,7 +116,10 @@ class Dense:
     def losses(self, triples: Mapping[str, Triples]) -> dict[str, float]:
         own, final, whole = self.embeddings()
         base = np.concatenate([self.weights["user_emb"], self.weights["item_emb"]])
-        terms = {"l2": 0.0}
+        beta, weights = self.config.l2, self.config.cpa_weight
+        beta = beta if isinstance(beta, dict) else dict.fromkeys(triples, beta)
+        weights = weights if isinstance(weights, dict) else {self.model.target: weights}
+        terms = {"l2": 0.0, "cpa": 0.0}
         for behavior, t in triples.items():
             e, margins = final[behavior], []
             for u, i, negatives in zip(
@@ -123,16 +127,18 @@ class Dense:
             ):
                 margins += [e[u] @ e[USERS + i] - e[u] @ e[USERS + j] for j in negatives]
                 for row in (u, USERS + i, *(USERS + j for j in negatives)):
-                    terms["l2"] += self.config.l2 * (base[row] ** 2).sum() / 2 / len(t.user_idx)
+                    share = beta.get(behavior, 0.0) / len(t.user_idx)
+                    terms["l2"] += share * (base[row] ** 2).sum() / 2
             terms[f"bpr/{behavior}"] = -np.log(1 / (1 + np.exp(-np.array(margins)))).mean()
-        target = triples[self.model.target]
-        terms["cpa"] = self.config.cpa_weight * sum(
-            self.contrast(own[self.model.target][nodes], whole[nodes])
-            for nodes in (
-                sorted(set(target.user_idx.tolist())),
-                sorted({USERS + i for i in target.positive.tolist()}),
+        for behavior, weight in weights.items():
+            t = triples[behavior]
+            terms["cpa"] += weight * sum(
+                self.contrast(own[behavior][nodes], whole[nodes])
+                for nodes in (
+                    sorted(set(t.user_idx.tolist())),
+                    sorted({USERS + i for i in t.positive.tolist()}),
+                )
             )
-        )
         return terms
 
     def contrast(self, target: np.ndarray, whole: np.ndarray) -> float:
@@ -154,6 +160,10 @@ SWITCHES: list[dict[str, Any]] = [
     {"gce_gate": "cgf", "cgf": False},
     {"normalize": True},
     {"global_layers": 3, "temperature": 0.7, "similarity": "dot", "cpa_weight": 0.5, "l2": 0.1},
+    {"cpa_weight": {"page.view": 0.3, "purchase": 0.7}},
+    {"cpa_weight": {"page.view": 0.3}},
+    {"l2": {"page.view": 0.2, "purchase": 0.5}},
+    {"l2": {"purchase": 0.5}},
 ]
 
 
@@ -195,6 +205,23 @@ def test_a_part_that_is_off_has_no_weights(part: str) -> None:
 def test_cpa_off_has_no_term() -> None:
     model = make(cpa=False)
     assert "cpa" not in model.losses(model.propagate(), batch())
+
+
+def test_a_table_that_names_the_target_alone_is_the_papers_weight() -> None:
+    number, table = make(cpa_weight=0.3), make(cpa_weight={"purchase": 0.3})
+    terms = [m.losses(m.propagate(), batch())["cpa"] for m in (number, table)]
+    assert torch.equal(*terms)
+
+
+def test_a_table_leaves_out_what_is_not_in_the_batch() -> None:
+    model = make(cpa_weight={"page.view": 0.3, "favorite": 0.2})
+    terms = model.losses(model.propagate(), batch(("purchase",)))
+    assert set(terms) == {"bpr/purchase", "l2"}
+
+
+def test_a_weight_of_an_unknown_behavior_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"model\.cpa_weight names 'purchas'.*'purchase'\?"):
+        make(cpa_weight={"purchas": 0.3})
 
 
 def test_every_weight_learns() -> None:

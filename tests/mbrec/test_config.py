@@ -45,12 +45,26 @@ def test_the_written_config_gives_the_same_settings(tmp_path: Path) -> None:
         ("seed.a=1", "'seed'"),
         ("method=bigle", "Did you mean 'bigel'?"),
         ("engine=tensorflow", "'dgl' or 'torch'"),
+        ("model.l2=much", "The setting model.l2 = 'much' does not fit"),
+        ("model.l2={click=-1}", "The setting model.l2.click = -1 does not fit"),
+        ("train.weighting=even", "'uncertainty' or 'gradnorm'"),
+        ("train.task_weights={click=-1}", "train.task_weights.click = -1"),
     ],
 )
 def test_a_wrong_setting_is_an_error_that_helps(override: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(None, {"seed": 1} if override.startswith("seed.") else {}, [override])
     assert words in str(caught.value).replace(".  ", ". ").replace("cgff.", "cgff")
+
+
+@pytest.mark.parametrize("method", ["bigel", "lightgcn"])
+def test_a_weight_may_be_set_per_behavior(method: str, tmp_path: Path) -> None:
+    settings = resolve(None, {"method": method}, ["model.l2={click=0.01,purchase=0.03}"])
+    assert settings.model.model_dump()["l2"] == {"click": 0.01, "purchase": 0.03}
+    (tmp_path / "config.toml").write_text(settings.to_toml())
+    assert resolve(tmp_path / "config.toml") == settings
+    changed = resolve(tmp_path / "config.toml", {}, ["model.l2.click=0.2"])
+    assert differences(settings, changed) == ["model.l2.click"]
 
 
 def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path) -> None:

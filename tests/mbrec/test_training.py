@@ -265,6 +265,16 @@ def test_cuda_where_there_is_none_leaves_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("method", ["bigel", "lightgcn"])
+def test_a_weight_of_an_unknown_behavior_is_refused(
+    tiny_dataset: PreparedDataset, tmp_path: Path, method: str
+) -> None:
+    wrong = from_dict({"method": method, "model": {"l2": {"purchas": 0.1}}})
+    with pytest.raises(UsageError, match=r"model\.l2 names 'purchas'.*'purchase'\?"):
+        train_run(tiny_dataset.path, tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_layers_must_fit_the_behaviors(tiny_dataset: PreparedDataset, tmp_path: Path) -> None:
     wrong = from_dict({"model": {"layers": [1, 2]}})
     with pytest.raises(UsageError, match="2 numbers for 3 behaviors"):

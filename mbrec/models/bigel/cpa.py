@@ -26,22 +26,22 @@ class ContrastivePreferenceAlignment:
         self._temperature = temperature
         self._cosine = cosine
 
-    def __call__(self, target: Nodes, global_context: Nodes, triples: Triples) -> Tensor:
+    def __call__(self, own: Nodes, global_context: Nodes, triples: Triples) -> Tensor:
         """CPA users + CPA items, averaged over nodes.
 
         Args:
-            target: e^(b_K) of all nodes.
+            own: e^(b_K) of all nodes; or e^(b_k), beyond the paper.
             global_context: e_global of all nodes.
-            triples: The batch's target triples; negatives are not used.
+            triples: The batch's triples of that behavior; negatives are not used.
         """
-        total = target.user.new_zeros(())
-        for own, context, rows in (
-            (target.user, global_context.user, triples.user_idx),
-            (target.item, global_context.item, triples.positive),
+        total = own.user.new_zeros(())
+        for view, context, rows in (
+            (own.user, global_context.user, triples.user_idx),
+            (own.item, global_context.item, triples.positive),
         ):
             nodes = torch.unique(rows)
             total = total + info_nce(
-                own.index_select(0, nodes),
+                view.index_select(0, nodes),
                 context.index_select(0, nodes),
                 self._temperature,
                 cosine=self._cosine,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
@@ -25,11 +25,13 @@ from mbrec.models.base import (
     Context,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     embedding_table,
     layers_of,
     pair_scores,
+    per_behavior,
 )
 from mbrec.models.bigel.cgf import CascadingGatedFeedback, Gate
 from mbrec.models.bigel.cgl import CascadingGcn
@@ -82,8 +84,9 @@ class BigelConfig(MethodConfig):
     global_layers: NonNegativeInt = 2
     """GCN layers on the merged graph (eq. 7)."""
 
-    cpa_weight: NonNegativeFloat = 0.01
-    """λ (eq. 14)."""
+    cpa_weight: PerBehavior = 0.01
+    """λ (eq. 14), of the target's embedding; or a table behavior = λ: the embedding e^(b_k) of each
+    behavior that it names is aligned with the global one, on that behavior's rows of the batch."""
 
     temperature: PositiveFloat = 0.2
     """τ of CPA (eq. 10-11)."""
@@ -91,8 +94,8 @@ class BigelConfig(MethodConfig):
     similarity: Literal["cosine", "dot"] = "cosine"
     """How CPA compares embeddings (eq. 10-11)."""
 
-    l2: NonNegativeFloat = Field(default=1e-4)
-    """β (eq. 14), on the base embeddings of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """β (eq. 14), on the base embeddings of the batch's rows; or a table behavior = β."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ class Bigel(TrainedMethod):
         self._cpa = ContrastivePreferenceAlignment(
             config.temperature, config.similarity == "cosine"
         )
+        named = config.cpa_weight
+        aligned = context.behaviors if isinstance(named, Mapping) else (context.target,)
+        self._cpa_weights = per_behavior(named, aligned, "model.cpa_weight")
         self.cgf, self.gce = nn.ModuleDict(), nn.ModuleDict()
         for behavior in context.auxiliaries:
             for key in dict.fromkeys((self._key(behavior, "user"), self._key(behavior, "item"))):
@@ -151,11 +157,11 @@ class Bigel(TrainedMethod):
         for behavior in batch:
             scores = pair_scores(users[behavior], items[behavior])  # (B, 1+N), eq. 12
             terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
-        if self.config.cpa and state.context is not None and self.target in batch:
-            cpa = self._cpa(state.own[self.target], state.context, batch[self.target])
-            terms["cpa"] = self.config.cpa_weight * cpa
+        cpa = self._alignment(state, batch)
+        if cpa:
+            terms["cpa"] = torch.stack(cpa).sum()
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()
@@ -195,6 +201,16 @@ class Bigel(TrainedMethod):
         if self.config.gce:
             own = self.gce[key](own, context)
         return own
+
+    def _alignment(self, state: BigelState, batch: Batch) -> list[Tensor]:
+        """λ · CPA of every behavior of the batch that has a λ."""
+        if not self.config.cpa or state.context is None:
+            return []
+        return [
+            weight * self._cpa(state.own[behavior], state.context, batch[behavior])
+            for behavior, weight in self._cpa_weights.items()
+            if weight and behavior in batch
+        ]
 
     def _embed(
         self, state: BigelState, side: Side, rows: Mapping[str, Tensor]
