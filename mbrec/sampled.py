@@ -28,9 +28,9 @@ from mbrec.scoring import Scorer
 
 IntLists = npt.NDArray[np.int64]
 
-_MAX_USERS = 512  # scored at a time
+_MAX_USERS = 128  # scored at a time
 _MAX_DRAWS = 1 << 20  # negatives drawn at a time
-_ITEMS = 8192  # scored at a time
+_ITEMS = 1 << 16  # scored at a time
 
 
 @dataclass(frozen=True)
@@ -140,22 +140,23 @@ class _Task:
         step = min(_MAX_USERS, max(_MAX_DRAWS // self.count, 1))
         for start in range(0, len(self.users), step):
             batch = self.users[start : start + step]
-            rows, items = self._candidates(batch, start)
-            scores = _scores(scorer, batch, rows, items).numpy()
-            _rank(lists[start : start + step], rows.numpy(), items.numpy(), scores)
+            ranked = _rank(scorer, batch, self._candidates(batch, start), lists.shape[1])
+            lists[start : start + step, : ranked.shape[1]] = ranked.numpy()
             yield start + len(batch)
 
-    def _candidates(self, batch: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Rows 0 … B-1 and items, both (M,): the held-out items of the batch, then negatives."""
-        can = self.sampler.can_sample(batch).nonzero().squeeze(1)
-        negatives = self.sampler.sample(batch[can], self.count, self.draws)  # (B', N)
+    def _candidates(self, batch: Tensor, start: int) -> Tensor:
+        """The held-out items of the batch and its negatives, ascending, (B, P + N); -1: none."""
         first, last = np.searchsorted(self.relevant.user_idx, [start, start + len(batch)])
         own = Pairs(self.relevant.user_idx[first:last], self.relevant.item_idx[first:last])
         rows, items = own.tensors()
-        return (
-            torch.cat([rows - start, can.repeat_interleave(self.count)]),
-            torch.cat([items, negatives.flatten()]),
-        )
+        rows -= start
+        sizes = torch.bincount(rows, minlength=len(batch))
+        most = int(sizes.max())  # P
+        candidates = torch.full((len(batch), most + self.count), -1)
+        candidates[rows, torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]] = items
+        can = self.sampler.can_sample(batch)
+        candidates[can, most:] = self.sampler.sample(batch[can], self.count, self.draws)
+        return candidates.sort(dim=1).values
 
 
 def _sampler(dataset: PreparedDataset, behavior: str, held_out: Pairs) -> NegativeSampler:
@@ -166,41 +167,27 @@ def _sampler(dataset: PreparedDataset, behavior: str, held_out: Pairs) -> Negati
 
 
 @torch.no_grad()
-def _scores(scorer: Scorer, batch: Tensor, rows: Tensor, items: Tensor) -> Tensor:
-    """The scores (M,) of items for users batch[rows], block of items by block.
+def _rank(scorer: Scorer, batch: Tensor, candidates: Tensor, k: int) -> Tensor:
+    """The best candidates of every user (B, at most k); -1 for none, and for those scored -inf.
+
+    Of equal scores the first in `candidates` ranks first, which is the lower index.
 
     Raises:
         TrainingError: A score is not a number.
     """
-    place = scorer.device
-    users = batch.to(place)
-    ordered, order = items.sort()
-    found = torch.empty(len(items))
-    starts = torch.arange(0, scorer.num_items + _ITEMS, _ITEMS)
-    bounds = torch.searchsorted(ordered, starts).tolist()
-    for start, first, last in zip(starts.tolist(), bounds, bounds[1:], strict=False):
-        if first == last:
-            continue
-        mine = order[first:last]
-        block = scorer.scores(users, start, min(start + _ITEMS, scorer.num_items))
-        wanted = block[rows[mine].to(place), ordered[first:last].to(place) - start]
-        found[mine] = wanted.float().cpu()
-    if bool(found.isnan().any()):
+    users, items = batch.to(scorer.device), candidates.to(scorer.device)
+    scores = torch.full(items.shape, -torch.inf, device=scorer.device)
+    for start in range(0, scorer.num_items, _ITEMS):
+        stop = min(start + _ITEMS, scorer.num_items)
+        block = scorer.scores(users, start, stop).float()
+        inside = (items >= start) & (items < stop)
+        place = (items - start).clamp_(0, stop - start - 1)
+        scores = torch.where(inside, block.gather(1, place), scores)
+    if bool(scores.isnan().any()):
         raise TrainingError(
             "The model gives scores that are not numbers (NaN).",
             "Its training has diverged; train again with a lower learning rate.",
         )
-    return found
-
-
-def _rank(
-    lists: IntLists, rows: IntLists, items: IntLists, scores: npt.NDArray[np.float32]
-) -> None:
-    """Write the best items of every row into its list (B, k); one scored -inf is not ranked."""
-    kept = scores > -np.inf
-    rows, items, scores = rows[kept], items[kept], scores[kept]
-    order = np.lexsort((items, -scores, rows))
-    rows, items = rows[order], items[order]
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    inside = place < lists.shape[1]
-    lists[rows[inside], place[inside]] = items[inside]
+    best, order = scores.sort(dim=1, descending=True, stable=True)
+    ranked = items.gather(1, order[:, :k]).masked_fill(best[:, :k] == -torch.inf, -1)
+    return ranked.cpu()
