@@ -20,7 +20,7 @@ stands once in an epoch.
 from __future__ import annotations
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from mbrec.models.base import (
@@ -28,6 +28,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
@@ -58,8 +59,8 @@ class CrgcnConfig(MethodConfig):
     normalize: bool = True
     """L2-normalize a GCN's output before it is added (the paper)."""
 
-    l2: NonNegativeFloat = 1e-4
-    """β, weight of ½ ‖e⁰‖² of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """β, weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class Crgcn(TrainedMethod):
@@ -92,7 +93,7 @@ class Crgcn(TrainedMethod):
         """BPR of every behavior, and L2."""
         terms = bpr_terms(state, batch)
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()

@@ -22,7 +22,7 @@ L_k / |E_k|. The negatives of the batch are not used.
 from __future__ import annotations
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +31,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     embedding_table,
@@ -63,8 +64,8 @@ class GhcfConfig(MethodConfig):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of the values of every layer that is set to 0 in training."""
 
-    l2: NonNegativeFloat = 1e-4
-    """Weight of ½ ‖e⁰‖² of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class Ghcf(TrainedMethod):
@@ -102,7 +103,8 @@ class Ghcf(TrainedMethod):
 
     def propagate(self) -> tuple[Nodes, Tensor]:
         """Embeddings of all nodes, and of all behaviors (K, d)."""
-        nodes, relations = Nodes(self.user_emb, self.item_emb), self.relation_emb
+        nodes = Nodes(self.user_emb, self.item_emb)
+        relations: Tensor = self.relation_emb
         kept, kept_relations = [nodes], [relations]
         for weight, relation_weight in zip(self.maps, self.relation_maps, strict=True):
             messages = [
@@ -133,7 +135,7 @@ class Ghcf(TrainedMethod):
             observed = ((1 - scores).square() - weight * scores.square()).mean()
             terms[f"squared/{behavior}"] = observed + weight / self._pairs[behavior] * everything
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.models.base import (
@@ -29,6 +29,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
@@ -61,8 +62,8 @@ class MbCgcnConfig(MethodConfig):
     auxiliary: Literal["own", "sum"] = "own"
     """What scores an auxiliary behavior: its own embeddings, or the sum up to it."""
 
-    l2: NonNegativeFloat = 1e-4
-    """β, weight of ½ ‖e⁰‖² of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """β, weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class MbCgcn(TrainedMethod):
@@ -110,7 +111,7 @@ class MbCgcn(TrainedMethod):
         """BPR of every behavior, and L2."""
         terms = bpr_terms(state, batch)
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,6 +41,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     embedding_table,
@@ -70,8 +71,8 @@ class MbGmnConfig(MethodConfig):
     heads: PositiveInt = 2
     """Heads of the attention between behaviors; a divisor of d."""
 
-    l2: NonNegativeFloat = 1e-4
-    """β, on the base embeddings of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """β, on the base embeddings of the batch's rows; or a table behavior = weight."""
 
 
 class MbGmn(TrainedMethod):
@@ -130,7 +131,7 @@ class MbGmn(TrainedMethod):
                 total = total + F.relu(1 - scores[:, :1] + scores[:, 1:]).mean()
             terms[f"pairwise/{behavior}"] = total
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()
@@ -225,7 +226,7 @@ class BehaviorAttention(nn.Module):
 
     def forward(self, messages: Sequence[Tensor]) -> Tensor:
         """Σ_k (attended_k + message_k), (N, d), of K messages (N, d)."""
-        values = torch.stack(messages, dim=1)  # (N, K, d)
+        values = torch.stack(list(messages), dim=1)  # (N, K, d)
         split = (*values.shape[:2], self._heads, -1)
         query = self.project(values).view(split).transpose(1, 2)  # (N, heads, K, d / heads)
         attended = F.scaled_dot_product_attention(query, query, values.view(split).transpose(1, 2))
@@ -249,7 +250,8 @@ class MetaPredictor(nn.Module):
 
     def user(self, source: Tensor, own: Tensor) -> Tensor:
         """a_u ⊗ e_s,u of some users, (…, d), from e_s and e_b of them."""
-        return source + self.weights["user"](self._meta(source, own)) * source
+        weight: Tensor = self.weights["user"](self._meta(source, own))
+        return source + weight * source
 
     def item(self, source: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """a_i ⊗ e_s,i, (…, d), and v_i · e_s,i, (…), of some items."""

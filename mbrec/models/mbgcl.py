@@ -34,6 +34,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
@@ -68,8 +69,8 @@ class MbgclConfig(MethodConfig):
     contrasted: PositiveInt = 2048
     """Users, and items, of a behavior's batch that are contrasted at most."""
 
-    l2: NonNegativeFloat = 1e-4
-    """β, on the base embeddings of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """β, on the base embeddings of the batch's rows; or a table behavior = weight."""
 
 
 class Mbgcl(TrainedMethod):
@@ -109,7 +110,7 @@ class Mbgcl(TrainedMethod):
         if self._views:
             terms["contrast"] = self.config.contrast_weight * self._contrast(batch)
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()
@@ -150,8 +151,10 @@ class Mbgcl(TrainedMethod):
         for behavior, triples in batch.items():
             for side, rows in enumerate((triples.user_idx, triples.positive)):
                 nodes = self._some(torch.unique(rows))
-                views = (view[behavior][side].index_select(0, nodes) for view in (first, second))
-                parts.append(info_nce(*views, self.config.temperature))
+                one, other = (
+                    view[behavior][side].index_select(0, nodes) for view in (first, second)
+                )
+                parts.append(info_nce(one, other, self.config.temperature))
         return torch.stack(parts).sum()
 
     def _some(self, nodes: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
@@ -75,8 +76,8 @@ class MbgcnConfig(MethodConfig):
     relevance: Literal["all", "own"] = "all"
     """Item-item scores of a behavior: the mean over all behaviors, or that of its own."""
 
-    l2: NonNegativeFloat = 1e-4
-    """Weight of ½ ‖e⁰‖² of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class Mbgcn(TrainedMethod):
@@ -121,7 +122,7 @@ class Mbgcn(TrainedMethod):
         """BPR of every behavior, and L2."""
         terms = bpr_terms(state, batch)
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()
@@ -132,7 +133,8 @@ class Mbgcn(TrainedMethod):
     def _user_item(self) -> Nodes:
         """The p and q, all layers side by side: (U, (L + 1) d), (I, (L + 1) d)."""
         shares = self._shares()
-        user, item = self.user_emb, self.item_emb
+        user: Tensor = self.user_emb
+        item: Tensor = self.item_emb
         users, items = [user], [item]
         for weight in self.maps:
             means = [_mean_of_items(relation, item) for relation in self._relations]
@@ -149,12 +151,12 @@ class Mbgcn(TrainedMethod):
         degrees = torch.cat([relation.root.user.square() for relation in self._relations], 1)
         weighted = degrees * torch.softmax(self.log_weights, 0)  # (U, K)
         total = weighted.sum(1, keepdim=True)
-        return list((weighted / torch.where(total > 0, total, 1.0)).split(1, dim=1))
+        return list(torch.split(weighted / torch.where(total > 0, total, 1.0), 1, dim=1))
 
     def _item_item(self, number: int) -> Nodes:
         """M_kᵀ mean_j s_{k,j} of the users and s_{k,i} of the items, (U or I, (L + 1) d)."""
         relation, layers = self._relations[number], self.config.layers
-        item = self.item_emb
+        item: Tensor = self.item_emb
         users, items = [_mean_of_items(relation, item)], [item]
         for weight in self.item_maps[number * layers : (number + 1) * layers]:
             item = _mean_of_users(relation, users[-1]) @ weight.T

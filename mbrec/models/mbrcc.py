@@ -37,6 +37,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
@@ -71,8 +72,8 @@ class MbrccConfig(MethodConfig):
     temperature: PositiveFloat = 0.2
     """τ of both contrasts."""
 
-    l2: NonNegativeFloat = 1e-4
-    """β, on the base embeddings of the batch's rows."""
+    l2: PerBehavior = 1e-4
+    """β, on the base embeddings of the batch's rows; or a table behavior = weight."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Mbrcc(TrainedMethod):
         if self.target in batch and len(self.behaviors) > 1:
             terms.update(self._contrasts(state.own, batch[self.target]))
         if self.config.l2:
-            terms["l2"] = self.config.l2 * base_l2(self.user_emb, self.item_emb, batch)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()

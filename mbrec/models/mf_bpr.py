@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from mbrec.models.base import (
@@ -24,6 +24,7 @@ from mbrec.models.base import (
     Entry,
     Initializer,
     MethodConfig,
+    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
@@ -46,8 +47,8 @@ class MfBprConfig(MethodConfig):
     embeddings: Literal["shared", "behavior"] = "shared"
     """One embedding per user and item for all behaviors, or one for each behavior."""
 
-    l2: NonNegativeFloat = 1e-2
-    """λ: weight of ½ ‖e‖² of the batch's rows."""
+    l2: PerBehavior = 1e-2
+    """λ: weight of ½ ‖e‖² of the batch's rows; or a table behavior = weight."""
 
 
 class MfBpr(TrainedMethod):
@@ -82,8 +83,11 @@ class MfBpr(TrainedMethod):
         """BPR of every behavior, and L2."""
         terms = bpr_terms(state, batch)
         if self.config.l2:
-            parts = [base_l2(*state[name], {name: triples}) for name, triples in batch.items()]
-            terms["l2"] = self.config.l2 * torch.stack(parts).sum()
+            parts = [
+                base_l2(*state[name], {name: triples}, self.config.l2)
+                for name, triples in batch.items()
+            ]
+            terms["l2"] = torch.stack(parts).sum()
         return terms
 
     def scorers(self) -> dict[str, Factors]:
