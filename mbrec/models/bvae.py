@@ -123,13 +123,16 @@ class Bvae(TrainedMethod):
         z = len(self.behaviors) * self.mean(self._union)  # (U, d)
         user_emb = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
         return {
-            behavior: Factors(user_emb, torch.cat([decode.weight, decode.bias.unsqueeze(1)], dim=1))
-            for behavior, decode in zip(self.behaviors, self.decoder, strict=True)
+            behavior: Factors(user_emb, decode.with_bias())
+            for behavior, decode in zip(self.behaviors, self._decoders(), strict=True)
         }
+
+    def _decoders(self) -> list[_Decoder]:
+        return [decode for decode in self.decoder if isinstance(decode, _Decoder)]
 
     def _draw(self, rows: Tensor) -> Tensor:
         """At most `users` of the distinct users of a batch. (B,) int64."""
-        distinct = torch.unique(rows)
+        distinct: Tensor = torch.unique(rows)
         if self._random is None or len(distinct) <= self.config.users:
             return distinct
         order = torch.randperm(len(distinct), generator=self._random, device=rows.device)
@@ -215,6 +218,10 @@ class _Decoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(context.num_items))
         self._block = config.block
 
+    def with_bias(self) -> Tensor:
+        """V ‖ c. (I, d + 1)."""
+        return torch.cat([self.weight, self.bias.unsqueeze(1)], dim=1)
+
     def forward(self, z: Tensor, rows: _Rows) -> Tensor:
         """-Σ_i x_i ln softmax(V z + c)_i of every row (B,), x_i being 1 for the row's items.
 
@@ -242,7 +249,7 @@ class _LogSumExp(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, block: int) -> Tensor:
         parts = [
             _log_sum_exp(torch.addmm(c, z, v.T))
-            for v, c in zip(weight.split(block), bias.split(block), strict=True)
+            for v, c in zip(torch.split(weight, block), torch.split(bias, block), strict=True)
         ]
         result = torch.logsumexp(torch.stack(parts), 0)
         ctx.save_for_backward(z, weight, bias, result)
