@@ -16,11 +16,12 @@ cd "$(dirname "$0")/.."
 work=${MBREC_BUILD_DIR:-/var/tmp/mbrec-image}
 flavor=cpu
 air_gapped=
+clean=
 while [ $# -gt 0 ]; do
     case $1 in
         --flavor) flavor=${2:?--flavor needs cpu or cuda}; shift 2 ;;
         --air-gapped) air_gapped=yes; shift ;;
-        --clean) rm -rf "$work"; echo "Removed $work."; exit ;;
+        --clean) clean=yes; shift ;;
         --) shift; break ;;
         *) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' docker/build-local.sh >&2; exit 2 ;;
     esac
@@ -34,9 +35,17 @@ done
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay}
 base=localhost/mbrec-base
 image=localhost/mbrec:$flavor
-mkdir -p "$work/store" "$work/run"
+mkdir -p "$work/store" "$work/run" "$work/tmp"
+export TMPDIR=$work/tmp  # the caches of apt and pip, too
 step() { printf '\n== %s (%s)\n' "$1" "$(date +%T)"; }
 storage() { buildah --root "$work/store" --runroot "$work/run" "$@"; }
+
+storage rm --all > /dev/null  # what a build that was interrupted left mounted
+if [ -n "$clean" ]; then
+    rm -rf "$work"
+    echo "Removed $work."
+    exit
+fi
 
 if ! storage inspect --type image "$base" > /dev/null 2>&1; then
     step "The base: Debian 12 by debootstrap"
