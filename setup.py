@@ -3,7 +3,8 @@
 ``cli`` and ``data_prep`` are folders at the top level of this repository, and both names are used
 by other distributions on the package index. They are therefore installed *inside* the package, as
 ``mbrec.cli`` and ``mbrec.data_prep``: nothing collides in a user's environment, and an import such
-as ``from mbrec.data_prep.pipeline import prepare`` is found at ``data_prep/pipeline.py``.
+as ``from mbrec.data_prep.pipeline import prepare`` is found at ``data_prep/pipeline.py``. The folder
+``bench`` holds the benches that come with mbrec; it is installed likewise, as ``mbrec.presets``.
 """
 
 from pathlib import Path
@@ -21,13 +22,19 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    package_dir={"mbrec": "mbrec", "mbrec.cli": "cli", "mbrec.data_prep": "data_prep"},
+    package_dir={
+        "mbrec": "mbrec",
+        "mbrec.cli": "cli",
+        "mbrec.data_prep": "data_prep",
+        "mbrec.presets": "bench",
+    },
     packages=[
         *find_packages(include=["mbrec", "mbrec.*"]),
         *(f"mbrec.{name}" for name in find_packages(include=["cli", "cli.*"])),
         *(f"mbrec.{name}" for name in find_packages(include=["data_prep", "data_prep.*"])),
+        "mbrec.presets",
     ],
-    package_data={"mbrec": ["py.typed"]},
+    package_data={"mbrec": ["py.typed"], "mbrec.presets": ["*.toml"]},
     install_requires=[
         "torch>=2.2",
         "dgl>=2.1,<3",

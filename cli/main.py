@@ -28,6 +28,7 @@ VERBS = {
     "train": "Train a model on a prepared dataset.",
     "evaluate": "Rank all items for every user and behavior, and measure it.",
     "compare": "Say which of two runs is better, and whether that can be chance.",
+    "bench": "Compare methods under the same search budget, over seeds; resumable.",
     "export": "Write the top-K lists of a run, with the shop's own ids.",
     "synth": "Write a synthetic raw log with planted preferences.",
     "demo": "The whole road in about a minute, on a synthetic log.",

@@ -1,0 +1,1 @@
+"""The benches that come with mbrec, one TOML file each; `mbrec bench --list` names them."""
