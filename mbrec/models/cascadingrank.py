@@ -29,13 +29,13 @@ from torch import Tensor
 
 from mbrec.columns import GLOBAL
 from mbrec.models.base import Context, Entry, Method, MethodConfig
+from mbrec.models.mostpop import popularity_tail
 from mbrec.propagation import Nodes, Relation
-from mbrec.scoring import Factors, Sparse, Sum
+from mbrec.scoring import Sparse, Sum
 
 _CELLS = 1 << 23  # nodes × users of a block: 32 MiB per matrix, some six at a time
 _MOST_USERS = 512
-_LEAST = 1e-12  # scores below are not kept; the tail stays far below this, and adds nothing to it
-_TAIL = 1e-20
+_LEAST = 1e-12  # scores below are not kept; the tail of popularity stays far below this
 
 
 class CascadingRankConfig(MethodConfig):
@@ -99,14 +99,13 @@ class CascadingRank(Method):
         for users in torch.arange(context.num_users).split(size):
             for behavior, scores in self.walk(users):
                 parts[behavior].append(self._best(users, scores))
-        everyone = torch.ones(context.num_users, 1)
         result = {}
         for behavior, blocks in parts.items():
             counts, items, values = (torch.cat(column) for column in zip(*blocks, strict=True))
             indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
             kept = Sparse.of(indptr, items, values, context.num_items)
-            tail = Factors(everyone, _TAIL * self._popularity(behavior).unsqueeze(1))
-            result[behavior] = Sum((kept, tail), (1.0, 1.0)).to(context.device)
+            tail = popularity_tail(context, behavior)
+            result[behavior] = Sum((kept.to(context.device), tail), (1.0, 1.0))
         return result
 
     @torch.no_grad()
@@ -148,11 +147,6 @@ class CascadingRank(Method):
         items, order = items.sort(dim=1)
         kept = kept.gather(1, order)
         return kept.sum(dim=1), items[kept], values.gather(1, order)[kept]
-
-    def _popularity(self, behavior: str) -> Tensor:
-        _, items = self._context.train[behavior].tensors()
-        counts = torch.bincount(items, minlength=self._context.num_items).float()
-        return counts / (counts.max() + 1)
 
 
 def _step(relation: Relation, nodes: Nodes, source: Nodes, gamma: float) -> Nodes:

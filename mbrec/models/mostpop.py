@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from mbrec.models.base import Context, Entry, Method, MethodConfig
 from mbrec.scoring import Factors
@@ -28,12 +29,25 @@ class MostPop(Method):
         """Score = number of training users of the item in the behavior, as factors of size 1."""
         context = self._context
         everyone = torch.ones(context.num_users, 1)
-        result = {}
-        for behavior in context.behaviors:
-            _, items = context.train[behavior].tensors()
-            counts = torch.bincount(items, minlength=context.num_items).float()
-            result[behavior] = Factors(everyone, counts.unsqueeze(1))
-        return result
+        counts = {name: popularity(context, name).float() for name in context.behaviors}
+        return {name: Factors(everyone, count.unsqueeze(1)) for name, count in counts.items()}
+
+
+def popularity(context: Context, behavior: str) -> Tensor:
+    """The number of training users of every item in a behavior, (I,) int64."""
+    _, items = context.train[behavior].tensors()
+    return torch.bincount(items, minlength=context.num_items)
+
+
+def popularity_tail(context: Context, behavior: str, below: float = 1e-20) -> Factors:
+    """Popularity on a scale from 0 to `below`, for the items that a method knows nothing of.
+
+    Added to scores that are 0 or far larger than `below`, it orders the former and changes none of
+    the latter.
+    """
+    counts = popularity(context, behavior).float()
+    share = below * counts / (1 + counts.max()) if len(counts) else counts
+    return Factors(torch.ones(context.num_users, 1), share.unsqueeze(1)).to(context.device)
 
 
 ENTRY = Entry(MostPopConfig, MostPop, needs_engine=False)

@@ -22,7 +22,8 @@ import torch
 from mbrec.errors import UsageError
 from mbrec.graph import Pairs
 from mbrec.models.base import Context, Entry, Method, MethodConfig
-from mbrec.scoring import Factors, Sparse, Sum
+from mbrec.models.mostpop import popularity, popularity_tail
+from mbrec.scoring import Sparse, Sum
 
 IntArray = npt.NDArray[np.int64]
 
@@ -63,14 +64,10 @@ class OwnHistory(Method):
 
     def scorers(self) -> dict[str, Sum]:
         """A few items per user, and popularity as factors of size 1."""
-        context, everyone = self._context, torch.ones(self._context.num_users, 1)
         result = {}
-        for behavior in context.behaviors:
-            items = context.train[behavior].item_idx
-            popularity = np.bincount(items, minlength=context.num_items)
-            share = torch.from_numpy(popularity / (popularity.max(initial=0) + 1)).float()
-            tail = Factors(everyone, share.unsqueeze(1))
-            result[behavior] = Sum((self._touched(behavior, popularity), tail), (1.0, 1.0))
+        for behavior in self._context.behaviors:
+            tail = popularity_tail(self._context, behavior, below=1.0)
+            result[behavior] = Sum((self._touched(behavior), tail), (1.0, 1.0))
         return result
 
     def asked(self, behavior: str) -> list[str]:
@@ -81,8 +78,9 @@ class OwnHistory(Method):
         place = names.index(behavior)
         return [*reversed(names[:place]), *(names[place + 1 :] if self.config.later else ())]
 
-    def _touched(self, behavior: str, popularity: IntArray) -> Sparse:
+    def _touched(self, behavior: str) -> Sparse:
         """The user's own items, scored 1 … n from the last to the first."""
+        popular = popularity(self._context, behavior).numpy()
         keys, level, time = self._histories(self.asked(behavior))
         pairs, place = np.unique(keys, return_inverse=True)
         nearest = np.zeros(len(pairs), np.int64)
@@ -90,14 +88,14 @@ class OwnHistory(Method):
         np.maximum.at(nearest, place, level)
         np.maximum.at(latest, place, time)
         users, items = np.divmod(pairs, max(self._context.num_items, 1))
-        order = np.lexsort((-items, popularity[items], latest, nearest, users))
+        order = np.lexsort((-items, popular[items], latest, nearest, users))
         counts = np.bincount(users, minlength=self._context.num_users)
         first = np.cumsum(counts) - counts
         scores = np.empty(len(pairs), np.float32)
         scores[order] = np.arange(1, len(pairs) + 1) - first[users]  # users ascend in both orders
         found = Pairs(users.astype(np.int32), items.astype(np.int32))
         shape = self._context.num_users, self._context.num_items
-        return Sparse.from_pairs(found, *shape, torch.from_numpy(scores))
+        return Sparse.from_pairs(found, *shape, torch.from_numpy(scores)).to(self._context.device)
 
     def _histories(self, asked: list[str]) -> tuple[IntArray, IntArray, IntArray]:
         """All pairs of these behaviors: key user · I + item, level (the first highest), time."""

@@ -1,0 +1,42 @@
+"""The users' histories over all behaviors as one sparse matrix, for methods of item similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from mbrec.models.base import Context
+from mbrec.scoring import Sparse
+
+
+def weighted_history(
+    context: Context, behaviors: Sequence[str], weights: Mapping[str, float]
+) -> Any:
+    """X (U, I): the sum of the weights of those behaviors that a user has done to an item.
+
+    Args:
+        context: The training part of a dataset.
+        behaviors: Which behaviors count.
+        weights: Behavior → its weight; 1 where none is given.
+
+    Returns:
+        A `scipy.sparse.csr_matrix` of float32, indices ascending within a row.
+    """
+    shape = context.num_users, context.num_items
+    total = sparse.csr_matrix(shape, dtype=np.float32)
+    for name in behaviors:
+        pairs = context.train[name]
+        values = np.full(len(pairs), weights.get(name, 1.0), np.float32)
+        total = total + sparse.csr_matrix((values, (pairs.user_idx, pairs.item_idx)), shape)
+    total.sort_indices()
+    return total
+
+
+def scorable(matrix: Any) -> Sparse:
+    """A `scipy.sparse` matrix, indices ascending within a row, as what a scorer holds."""
+    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    return Sparse.of(*parts, matrix.shape[1])

@@ -1,0 +1,160 @@
+"""If these fail, EASE and ItemKNN are not their papers', or end the process on a big shop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mbrec import memory
+from mbrec.errors import TrainingError, UsageError
+from mbrec.graph import Pairs
+from mbrec.models import ease, itemknn
+from mbrec.models.base import Context, Method
+from mbrec.models.ease import Ease, EaseConfig
+from mbrec.models.itemknn import ItemKnn, ItemKnnConfig
+
+BEHAVIORS = ("page.view", "favorite", "buy")
+USERS, ITEMS = 6, 7
+TRAIN: dict[str, list[tuple[int, int]]] = {
+    "page.view": [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4), (4, 0)],
+    "favorite": [],
+    "buy": [(0, 1), (0, 3), (2, 3), (3, 5), (4, 5)],  # user 5 has nothing, item 6 nobody
+}
+WEIGHTS = {"page.view": 0.5, "buy": 3.0}
+
+
+def matrix(behavior: str) -> np.ndarray:
+    found = np.zeros((USERS, ITEMS))
+    for pair in TRAIN[behavior]:
+        found[pair] = 1
+    return found
+
+
+def merged() -> np.ndarray:
+    return sum(WEIGHTS.get(name, 1.0) * matrix(name) for name in BEHAVIORS)
+
+
+def make(kind: str, **settings: Any) -> Method:
+    train = {
+        name: Pairs(*np.array(pairs, np.int32).reshape(-1, 2).T) for name, pairs in TRAIN.items()
+    }
+    context = Context(BEHAVIORS, USERS, ITEMS, train, None, torch.Generator(), torch.device("cpu"))
+    if kind == "ease":
+        return Ease(EaseConfig(**settings), context)
+    return ItemKnn(ItemKnnConfig(**settings), context)
+
+
+def scores(kind: str, **settings: Any) -> dict[str, torch.Tensor]:
+    everyone = torch.arange(USERS)
+    scorers = make(kind, **settings).scorers()
+    assert tuple(scorers) == BEHAVIORS
+    return {name: scorer.scores(everyone, 0, ITEMS) for name, scorer in scorers.items()}
+
+
+def dense_ease(history: np.ndarray, l2: float) -> np.ndarray:
+    """Every column by itself: ridge regression of an item on all others."""
+    weights = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        others = [other for other in range(ITEMS) if other != item]
+        x = history[:, others]
+        solved = np.linalg.solve(x.T @ x + l2 * np.eye(ITEMS - 1), x.T @ history[:, item])
+        weights[others, item] = solved
+    return weights
+
+
+def dense_knn(history: np.ndarray, count: int, shrink: float, itself: bool) -> np.ndarray:
+    norms = np.sqrt((history**2).sum(0))
+    similar = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        found = {
+            other: history[:, item] @ history[:, other] / (norms[item] * norms[other] + shrink)
+            for other in range(ITEMS)
+            if other != item and history[:, item] @ history[:, other] > 0
+        }
+        for other in sorted(found, key=lambda other: (-found[other], other))[:count]:
+            similar[item, other] = found[other]
+        similar[item, item] = itself and norms[item] > 0
+    return similar
+
+
+def test_ease_is_the_ridge_regression_of_every_item_on_the_others() -> None:
+    history = merged()
+    for found in scores("ease", weights=WEIGHTS, l2=2.0).values():
+        np.testing.assert_allclose(found, history @ dense_ease(history, 2.0), atol=1e-5)
+    for name, found in scores("ease", history="behavior", l2=0.5).items():
+        own = matrix(name)
+        np.testing.assert_allclose(found, own @ dense_ease(own, 0.5), atol=1e-5, err_msg=name)
+
+
+def test_ease_keeps_the_weights_of_largest_size() -> None:
+    history = merged()
+    weights = dense_ease(history, 2.0)
+    cut = np.zeros_like(weights)
+    for item, row in enumerate(weights):
+        kept = np.argsort(-np.abs(row), kind="stable")[:3]
+        cut[item, kept] = row[kept]
+    for found in scores("ease", weights=WEIGHTS, l2=2.0, neighbors=3).values():
+        np.testing.assert_allclose(found, history @ cut, atol=1e-5)
+    whole = scores("ease", weights=WEIGHTS, l2=2.0)["buy"]
+    torch.testing.assert_close(scores("ease", weights=WEIGHTS, l2=2.0, neighbors=99)["buy"], whole)
+
+
+def test_ease_is_exact_enough_in_single_precision() -> None:
+    random = np.random.default_rng(3)
+    popular = 1 / np.arange(1, 301) ** 0.7
+    dense = (random.random((900, 300)) < popular).astype(np.float32)
+    from scipy import sparse
+
+    found = ease.item_weights(sparse.csr_matrix(dense), 50.0).double().numpy()
+    inverse = np.linalg.inv(dense.astype(np.float64).T @ dense + 50 * np.eye(300))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+def test_itemknn_sums_the_shrunk_cosines_of_the_nearest(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(itemknn, "_BLOCK", block)  # the size of a block changes nothing
+    history = merged()
+    for itself in (True, False):
+        expected = history @ dense_knn(history, 2, 1.5, itself)
+        options = {"weights": WEIGHTS, "neighbors": 2, "shrink": 1.5, "itself": itself}
+        for found in scores("itemknn", **options).values():
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    for name, found in scores("itemknn", history="behavior", shrink=0, neighbors=3).items():
+        own = matrix(name)
+        expected = own @ dense_knn(own, 3, 0, False)
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["ease", "itemknn"])
+def test_whose_history_is_empty_gets_what_is_popular(kind: str) -> None:
+    found = scores(kind)["buy"]
+    assert found[5].argsort(descending=True)[:3].tolist() == [3, 5, 1]
+    assert found[5].max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["ease", "itemknn"])
+def test_a_weight_for_a_behavior_that_is_not_there_is_refused(kind: str) -> None:
+    with pytest.raises(UsageError, match=r"model\.weights names 'bye'.*Did you mean 'buy'"):
+        make(kind, weights={"bye": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("ease", "--model itemknn"), ("itemknn", "model.neighbors")]
+)
+def test_a_catalog_that_does_not_fit_is_refused_before_anything_is_made(
+    kind: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device="cpu": 100)
+    method = make(kind)
+    monkeypatch.setattr(ease, "item_weights", None)
+    with pytest.raises(
+        TrainingError, match=rf"7 items takes about .* bytes\).*100 bytes.*{remedy}"
+    ):
+        method.scorers()

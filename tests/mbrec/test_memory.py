@@ -1,0 +1,61 @@
+"""If these fail, a training that cannot fit is killed by the system instead of being refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mbrec import memory
+from mbrec.errors import TrainingError
+from mbrec.memory import free_memory, require_memory
+
+
+def write(root: Path, **files: str) -> None:
+    """File names with "/" written as "__"."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def meminfo(root: Path, kilobytes: int) -> None:
+    write(root, proc__meminfo=f"MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: {kilobytes} kB\n")
+
+
+def test_without_limits_it_is_what_the_system_estimates(tmp_path: Path) -> None:
+    assert free_memory(root=tmp_path) is None
+    meminfo(tmp_path, 5)
+    assert free_memory(root=tmp_path) == 5 * 1024
+
+
+def test_a_limit_of_any_group_above_counts_without_its_page_cache(tmp_path: Path) -> None:
+    meminfo(tmp_path, 1000)
+    folder = tmp_path / "sys" / "fs" / "cgroup"
+    write(tmp_path, proc__self__cgroup="0::/shop/train\n")
+    for group, limit, used, cache in (("shop", "9000", "4000", 500), ("shop/train", "max", "1", 0)):
+        place = folder / group
+        place.mkdir(parents=True)
+        (place / "memory.max").write_text(f"{limit}\n")
+        (place / "memory.current").write_text(f"{used}\n")
+        (place / "memory.stat").write_text(f"active_file 70\ninactive_file {cache}\n")
+    assert free_memory(root=tmp_path) == 9000 - 4000 + 500
+
+
+def test_in_a_container_the_limit_stands_at_the_top(tmp_path: Path) -> None:
+    meminfo(tmp_path, 1000)
+    write(tmp_path, proc__self__cgroup="9:cpu:/x\n8:name=systemd:/\n7:memory:/docker/abc\n")
+    place = tmp_path / "sys" / "fs" / "cgroup" / "memory"
+    place.mkdir(parents=True)
+    (place / "memory.limit_in_bytes").write_text("800")
+    (place / "memory.usage_in_bytes").write_text("1000")
+    assert free_memory(root=tmp_path) == 0
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: 3 << 30)
+    require_memory(3 << 30, "It", "Take less.")
+    with pytest.raises(TrainingError, match=r"It takes about 4\.5 GiB .*3\.0 GiB are .*Take less"):
+        require_memory(9 << 29, "It", "Take less.")
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    require_memory(1 << 60, "It", "Take less.")
