@@ -38,5 +38,5 @@ def weighted_history(
 
 def scorable(matrix: Any) -> Sparse:
     """A `scipy.sparse` matrix, indices ascending within a row, as what a scorer holds."""
-    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
-    return Sparse.of(*parts, matrix.shape[1])
+    indptr, items, values = map(torch.from_numpy, (matrix.indptr, matrix.indices, matrix.data))
+    return Sparse.of(indptr, items, values, matrix.shape[1])

@@ -96,7 +96,7 @@ class CascadingRank(Method):
         context = self._context
         parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {b: [] for b in context.behaviors}
         size = max(min(_CELLS // max(context.num_users + context.num_items, 1), _MOST_USERS), 1)
-        for users in torch.arange(context.num_users).split(size):
+        for users in torch.split(torch.arange(context.num_users), size):
             for behavior, scores in self.walk(users):
                 parts[behavior].append(self._best(users, scores))
         result = {}

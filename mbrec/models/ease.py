@@ -134,7 +134,7 @@ def item_weights(history: Any, l2: float, device: torch.device | str = "cpu") ->
 def largest(weights: Tensor, count: int) -> Sparse:
     """The `count` entries of largest size in every row of (I, I), sparse."""
     kept_items, kept_values = [], []
-    for rows in weights.split(_ROWS):
+    for rows in torch.split(weights, _ROWS):
         _, items = rows.abs().topk(min(count, len(weights)), dim=1)
         items = items.sort(dim=1).values
         kept_items.append(items.flatten())
