@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from mbrec import checkpoint
 from mbrec.checkpoint import Part, Progress
 from mbrec.config import TrainConfig
 from mbrec.errors import TrainingError
+from mbrec.health import FiniteWatch, gate_shares
 from mbrec.models.base import TrainedMethod
 from mbrec.randomness import generator
 from mbrec.sampling import BatchSampler
@@ -107,6 +107,7 @@ class Trainer:
     def _epoch(self, epoch: int) -> None:
         started = time.perf_counter()
         losses = self._steps(epoch)
+        self._check_weights(epoch)
         seconds = time.perf_counter() - started
         due = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
         values = self._validate() if due else {}
@@ -122,6 +123,9 @@ class Trainer:
         if values:
             record["valid"] = {"metric": self.config.metric, "macro": value, **values}
             record["best_epoch"] = progress.best_epoch
+            gates = gate_shares(self.method.gate_values())
+            if gates:
+                record["gates"] = gates
         self.observer.epoch(record)
 
     def _steps(self, epoch: int) -> dict[str, float]:
@@ -131,6 +135,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         method.train()
         method.begin_epoch(epoch, generator(self.seed, "method", epoch, self.sampler.device))
+        watch = FiniteWatch(epoch)
         for step, batch in enumerate(self.sampler.epoch(random), start=1):
             self.optimizer.zero_grad(set_to_none=True)
             terms = method.losses(method.propagate(), batch)
@@ -138,6 +143,7 @@ class Trainer:
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.weighting.step()
+            watch.add(step, terms)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.detach()
 
@@ -145,9 +151,19 @@ class Trainer:
                 return float(sum(float(value) for value in sums.values())) / done
 
             self.observer.step(epoch, step, steps, loss)
-        means = {name: float(value) / steps for name, value in sums.items()}
-        _check_finite(means, epoch)
-        return means
+        watch.check()
+        return {name: float(value) / steps for name, value in sums.items()}
+
+    def _check_weights(self, epoch: int) -> None:
+        """A gradient may overflow where the loss does not: such weights are not to be saved."""
+        weights = dict(self.method.named_parameters())
+        finite = torch.stack([torch.isfinite(w).all() for w in weights.values()]).tolist()
+        wrong = [name for name, fine in zip(weights, finite, strict=True) if not fine]
+        if wrong:
+            raise TrainingError(
+                f"The weights are not finite after epoch {epoch}: {', '.join(wrong)}.",
+                "Lower train.lr; the last good checkpoint is kept.",
+            )
 
     def _validate(self) -> Mapping[str, float]:
         if self.validate is None:
@@ -157,12 +173,3 @@ class Trainer:
 
     def _save(self, name: str, progress: Progress) -> None:
         checkpoint.save(self.checkpoints / name, self._parts, progress)
-
-
-def _check_finite(means: Mapping[str, float], epoch: int) -> None:
-    wrong = [name for name, value in means.items() if not math.isfinite(value)]
-    if wrong:
-        raise TrainingError(
-            f"The loss is not finite in epoch {epoch}: {', '.join(wrong)}.",
-            "Lower train.lr, or raise model.temperature; the last good checkpoint is kept.",
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -16,13 +15,16 @@ import torch
 
 from mbrec import config as configuration
 from mbrec.arrangement import arrange
+from mbrec.checkpoint import Progress
 from mbrec.columns import Split
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.device import make_engine, pick_device
-from mbrec.errors import ArtefactError, DataError, UsageError
+from mbrec.errors import ArtefactError, DataError, TrainingError, UsageError
 from mbrec.evaluation import evaluate
 from mbrec.files import atomic_path, read_json, refuse_existing
+from mbrec.health import Finding, HealthWatch, sparse_behaviors
+from mbrec.journal import Journal
 from mbrec.models.base import Context, Method, Times, TrainedMethod, check_names
 from mbrec.models.registry import find
 from mbrec.randomness import generator
@@ -83,13 +85,14 @@ def train_run(
     info = _info(settings, device)
     if not resume:
         _start(out, dataset, settings, info)
-    observer = _Journal(out / METRICS, observer or Silent())
     if isinstance(method, TrainedMethod) and weighting is not None:
-        trainer = _trainer(method, weighting, dataset, settings, out, observer)
+        health = HealthWatch(dataset.target, _sparse(dataset))
+        journal = Journal(out / METRICS, health, observer or Silent())
+        trainer = _trainer(method, weighting, dataset, settings, out, journal)
         if resume:
-            observer.forget_after(trainer.resume().epoch)
+            trainer.resume()
             _write_config(out, settings)
-        at = trainer.run()
+        at = _trained(trainer, journal)
         info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
     scorers = method.scorers()
     info["valid"] = evaluate(scorers, dataset, "valid").summary() if _held_out(dataset) else None
@@ -125,35 +128,6 @@ def _times(dataset: PreparedDataset) -> dict[str, Times]:
         for behavior, times in found.items()
         if times.null_count < len(times)
     }
-
-
-class _Journal:
-    """Writes metrics.jsonl, and passes everything on."""
-
-    def __init__(self, path: Path, observer: Observer) -> None:
-        self._path = path
-        self._observer = observer
-        self.step = observer.step
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Append a line, then pass it on."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-        self._observer.epoch(record)
-
-    def forget_after(self, epoch: int) -> None:
-        """Drop the lines of epochs that are trained again."""
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        kept = [line for line in lines if _epoch_of(line) <= epoch]
-        with atomic_path(self._path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _epoch_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that was cut when the process died
 
 
 def _weighting(
@@ -209,6 +183,25 @@ def _trainer(
         out / CHECKPOINTS,
         validate if held_out else None,
         observer,
+    )
+
+
+def _trained(trainer: Trainer, journal: Journal) -> Progress:
+    """Train to the end; what ends it too early stands in the journal."""
+    journal.start(trainer.progress.epoch)
+    try:
+        return trainer.run()
+    except TrainingError as error:
+        journal.failed(trainer.progress.epoch + 1, str(error))
+        raise
+
+
+def _sparse(dataset: PreparedDataset) -> list[Finding]:
+    names = dataset.behaviors
+    return sparse_behaviors(
+        {name: len(dataset.pairs(name, "train")) for name in names},
+        {name: len(np.unique(dataset.pairs(name, "valid").user_idx)) for name in names},
+        dataset.num_users,
     )
 
 

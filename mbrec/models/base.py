@@ -113,6 +113,13 @@ class TrainedMethod(nn.Module, Method):
         ]
         return tables or list(self.parameters())
 
+    def gate_values(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Behavior → gate → its values in (0, 1) now, of all nodes or a sample of them.
+
+        The health watch asks for them after every validation. Nothing by default.
+        """
+        return {}
+
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
         """Called before the first step of an epoch, from 1 on.
 

@@ -168,7 +168,7 @@ def test_training_cannot_read_a_test_row(tiny_dataset: PreparedDataset, tmp_path
 def test_a_loss_that_is_not_finite_stops_with_its_name(
     tiny_dataset: PreparedDataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingError, match=r"not finite in epoch \d+: .*bpr/click"):
+    with pytest.raises(TrainingError, match=r"not finite in epoch \d+, step \d+: .*bpr/click"):
         train_run(tiny_dataset.path, tmp_path / "run", settings(30, lr=1e30))
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
 

@@ -43,6 +43,7 @@ from mbrec.scoring import Factors
 
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
+GATE_SAMPLE = 4096  # nodes of a side whose gates are looked at, or up to twice as many
 
 
 class BigelConfig(MethodConfig):
@@ -177,6 +178,30 @@ class Bigel(TrainedMethod):
             )
             for behavior in self.behaviors
         }
+
+    @torch.no_grad()
+    def gate_values(self) -> dict[str, dict[str, Tensor]]:
+        """The gates of CGF and GCE (eq. 5, 8), of users and items spread over the catalog."""
+        state = self.propagate()
+        found: dict[str, dict[str, Tensor]] = {}
+        for behavior in self.behaviors[:-1]:
+            parts: dict[str, list[Tensor]] = {"cgf": [], "gce": []}
+            for side in SIDES:
+                key = self._key(behavior, side)
+                own, target, _ = _tables(state, behavior, self.target, side)
+                every = max(1, len(own) // GATE_SAMPLE)
+                own, target = own[::every], target[::every]
+                if self.config.cgf:
+                    feedback = self.cgf[key]
+                    assert isinstance(feedback, CascadingGatedFeedback)
+                    parts["cgf"].append(feedback.gate(own))
+                    own = feedback(own, target)
+                if self.config.gce:
+                    enhancement = self.gce[key]
+                    assert isinstance(enhancement, GlobalContextEnhancement)
+                    parts["gce"].append(enhancement.gate(own))
+            found[behavior] = {name: torch.cat(part) for name, part in parts.items() if part}
+        return found
 
     def enhance(
         self, behavior: str, side: Side, own: Tensor, target: Tensor, context: Tensor | None
