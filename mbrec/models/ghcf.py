@@ -17,6 +17,15 @@ pair of behavior k and c for every other pair of the whole users × items,
 so that the sum over everything costs O((U + I) d²). A step takes the first sum over the pairs of
 its batch and the second over all users and items, both per pair of the behavior: its expectation is
 L_k / |E_k|. The negatives of the batch are not used.
+
+Deviations:
+* The paper adds the behaviors' losses up, and the authors' code weighs both losses and messages by
+  constants per behavior tuned to each dataset; here messages are averaged, and every loss is per
+  pair of its behavior, so that none is drowned by a larger one.
+* The authors take batches of users, with the second sum over the users of the batch; here all nodes
+  are propagated at every step anyway, so all count.
+* r_k starts around 1 instead of 0: the product of three small factors has next to no gradient.
+* The authors regularize the propagated embeddings; here the base embeddings of the batch's rows.
 """
 
 from __future__ import annotations
@@ -52,10 +61,7 @@ class GhcfConfig(MethodConfig):
     initializer: Initializer = "xavier"
     """Initial embeddings: "normal" N(0, 0.1²) or "xavier" (the authors' code)."""
 
-    relation_start: float = 0.0
-    """What r_k starts around."""
-
-    layers: NonNegativeInt = 4
+    layers: NonNegativeInt = 2
     """L."""
 
     negative_weight: PositiveFloat = 0.01
@@ -88,8 +94,7 @@ class Ghcf(TrainedMethod):
             for count in (context.num_users, context.num_items)
         )
         self.relation_emb = embedding_table(len(self.behaviors), size, "xavier", generator)
-        with torch.no_grad():
-            self.relation_emb.add_(config.relation_start)
+        self.relation_emb.data.add_(1)
         self.maps, self.relation_maps = (
             nn.ParameterList(
                 embedding_table(size, size, "xavier", generator) for _ in range(config.layers)
@@ -162,4 +167,4 @@ def _mean(parts: list[Nodes]) -> Nodes:
     return Nodes(*(torch.stack(tables).mean(0) for tables in zip(*parts, strict=True)))
 
 
-ENTRY = Entry(GhcfConfig, Ghcf)
+ENTRY = Entry(GhcfConfig, Ghcf, train={"lr": 1e-2})

@@ -29,7 +29,10 @@ Deviations:
 * w_k > 0 is kept by learning ln w_k: a sum of weights near zero would break α.
 * The mean over items with common users is that of a random walk of two steps (item, user, item),
   which needs no item × item graph in memory; the walk may come back to the item itself.
-* The paper weighs λ ŷ₁ + (1 - λ) ŷ₂; the authors' code, as here, adds λ ŷ₂ to ŷ₁.
+* λ is as in the authors' code, which adds λ ŷ₂ to ŷ₁.
+* The maps W, W_k and M_k start as the identity, so that ŷ₂ starts as the similarity of items.
+* In training, ŷ₂ₖ of a pair of behavior k leaves the pair's own item out of the mean: that an item
+  goes with itself says nothing of items to come. `leave_one_out` = false keeps it in.
 * The paper trains for the target alone; here every behavior adds its BPR loss.
 """
 
@@ -42,6 +45,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
+from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
     Entry,
@@ -50,8 +54,9 @@ from mbrec.models.base import (
     PerBehavior,
     TrainedMethod,
     base_l2,
-    bpr_terms,
     embedding_table,
+    gather,
+    pair_scores,
 )
 from mbrec.propagation import Nodes, Relation
 from mbrec.sampling import Batch
@@ -76,6 +81,9 @@ class MbgcnConfig(MethodConfig):
     relevance: Literal["all", "own"] = "all"
     """Item-item scores of a behavior: the mean over all behaviors, or that of its own."""
 
+    leave_one_out: bool = True
+    """In training, the item-item score of an item that the user has leaves that item itself out."""
+
     l2: PerBehavior = 1e-4
     """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
@@ -99,12 +107,12 @@ class Mbgcn(TrainedMethod):
             for count in (context.num_users, context.num_items)
         )
         self.log_weights = nn.Parameter(torch.zeros(len(self._relations)))  # ln w_k
-        self.maps = nn.ParameterList(_glorot(size, generator) for _ in range(config.layers))
+        self.maps = nn.ParameterList(_identity(size) for _ in range(config.layers))
         kinds = len(self._relations) if config.relevance_weight else 0
         self.item_maps = nn.ParameterList(  # W_k^(l), by behavior, then layer
-            _glorot(size, generator) for _ in range(kinds * config.layers)
+            _identity(size) for _ in range(kinds * config.layers)
         )
-        self.relevance_maps = nn.ParameterList(_glorot(wide, generator) for _ in range(kinds))
+        self.relevance_maps = nn.ParameterList(_identity(wide) for _ in range(kinds))
 
     def propagate(self) -> dict[str, Nodes]:
         """Behavior → the columns whose inner product is its score."""
@@ -120,7 +128,17 @@ class Mbgcn(TrainedMethod):
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
-        terms = bpr_terms(state, batch)
+        terms = {}
+        for number, relation in enumerate(self._relations):
+            if relation.name not in batch:
+                continue
+            triples, nodes = batch[relation.name], state[relation.name]
+            (user,) = gather(nodes.user, [triples.user_idx])
+            (items,) = gather(nodes.item, [triples.items])
+            if self.config.leave_one_out and self.config.relevance_weight:
+                user = self._without(number, triples.user_idx, user, items[:, 0])
+            scores = pair_scores(user, items)  # (B, 1+N)
+            terms[f"bpr/{relation.name}"] = bpr(scores[:, 0], scores[:, 1:])
         if self.config.l2:
             terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
@@ -164,6 +182,24 @@ class Mbgcn(TrainedMethod):
             items.append(item)
         return Nodes(torch.cat(users, 1) @ self.relevance_maps[number], torch.cat(items, 1))
 
+    def _without(self, number: int, user_idx: Tensor, user: Tensor, item: Tensor) -> Tensor:
+        """The users' columns with the mean over their items but one.
+
+        Args:
+            number: The behavior's.
+            user_idx: (B,).
+            user: Their columns. (B, C)
+            item: The columns of the item to leave out, one that the user has. (B, C)
+        """
+        wide = self.relevance_maps[number].shape[0]
+        start = wide * (1 + (number if self.config.relevance == "all" else 0))
+        before, mean, after = torch.split(user, [start, wide, user.shape[1] - start - wide], 1)
+        count = self._relations[number].root.user.index_select(0, user_idx).square()  # n_k(u)
+        share = self.config.relevance_weight / (user.shape[1] // wide - 1)
+        own = share * item[:, start : start + wide] @ self.relevance_maps[number]
+        others = torch.where(count > 1, (count * mean - own) / (count - 1).clamp(min=1), 0.0)
+        return torch.cat([before, others, after], 1)
+
     def _joined(self, preference: Nodes, relevance: list[Nodes]) -> Nodes:
         """The columns of ŷ₁ + λ mean_k ŷ₂ₖ."""
         share = self.config.relevance_weight / len(relevance)
@@ -188,10 +224,8 @@ def _mean_of_users(relation: Relation, user: Tensor) -> Tensor:
     return relation.inverse.item * nodes.item
 
 
-def _glorot(size: int, generator: torch.Generator) -> nn.Parameter:
-    weight = torch.empty(size, size)
-    nn.init.xavier_uniform_(weight, generator=generator)
-    return nn.Parameter(weight)
+def _identity(size: int) -> nn.Parameter:
+    return nn.Parameter(torch.eye(size))
 
 
 ENTRY = Entry(MbgcnConfig, Mbgcn)

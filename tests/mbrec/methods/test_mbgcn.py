@@ -39,8 +39,8 @@ class Dense:
             items.append(q)
         return np.concatenate(users, 1) @ np.concatenate(items, 1).T
 
-    def second(self, k: int) -> Array:
-        """ŷ₂ₖ, (U, I), one item of the user after the other."""
+    def second(self, k: int, left_out: tuple[int, int] | None = None) -> Array:
+        """ŷ₂ₖ, (U, I), one item of the user after the other, but for a pair that is left out."""
         matrix, layers = self.matrices[k], [self.weights["item_emb"]]
         for layer in range(self.config.layers):
             w = self.weights[f"item_maps.{k * self.config.layers + layer}"].T
@@ -48,19 +48,27 @@ class Dense:
         s, m = np.concatenate(layers, 1), self.weights[f"relevance_maps.{k}"]
         scores = np.zeros(matrix.shape)
         for user, item in np.ndindex(*matrix.shape):
-            own = np.flatnonzero(matrix[user])
-            if len(own):
+            own = [j for j in np.flatnonzero(matrix[user]) if (user, j) != left_out]
+            if own:
                 scores[user, item] = np.mean([s[j] @ m @ s[item] for j in own])
         return scores
 
-    def scores(self) -> dict[str, Array]:
-        first, weight = self.first(), self.config.relevance_weight
-        seconds = [self.second(k) if weight else 0.0 for k in range(len(self.matrices))]
-        own = self.config.relevance == "own"
-        return {
-            behavior: first + weight * (seconds[k] if own else sum(seconds) / len(seconds))
-            for k, behavior in enumerate(self.graph.behaviors)
-        }
+    def scores(self, behavior: str, left_out: tuple[int, int] | None = None) -> Array:
+        """ŷ of a behavior, (U, I), without one of its pairs where it is given."""
+        weight, number = self.config.relevance_weight, self.graph.behaviors.index(behavior)
+        if not weight:
+            return self.first()
+        kinds = [number] if self.config.relevance == "own" else range(len(self.matrices))
+        seconds = [self.second(k, left_out if k == number else None) for k in kinds]
+        return self.first() + weight * sum(seconds) / len(seconds)
+
+    def loss(self, behavior: str) -> float:
+        """BPR of the batch, every pair by itself."""
+        terms, triples = [], self.graph.batch()[behavior]
+        for n, pair in enumerate(self.graph.train[behavior]):
+            scores = self.scores(behavior, pair if self.config.leave_one_out else None)[pair[0]]
+            terms += [np.log1p(np.exp(scores[j] - scores[pair[1]])) for j in triples.negative[n]]
+        return float(np.mean(terms))
 
 
 def rows(matrix: Array) -> Array:
@@ -74,6 +82,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"layers": 0},
     {"relevance": "own", "relevance_weight": 0.7},
     {"relevance_weight": 0.0},
+    {"leave_one_out": False},
+    {"leave_one_out": True, "layers": 2, "relevance": "own"},
 ]
 
 
@@ -84,13 +94,9 @@ def test_scores_and_losses_are_the_papers_equations(
     config = MbgcnConfig(size=3, **settings)
     model = hand_made.build(Mbgcn, config)
     weights = hand_made.weights(model)
-    scores = Dense(hand_made, config, weights).scores()
-    hand_made.check_scores(model, scores)
-    everyone = np.eye(hand_made.users)  # scores as they are: e_u picks a row of them
-    terms = {
-        f"bpr/{behavior}": hand_made.bpr(behavior, everyone, scores[behavior].T)
-        for behavior in hand_made.batch()
-    }
+    dense = Dense(hand_made, config, weights)
+    hand_made.check_scores(model, {b: dense.scores(b) for b in hand_made.behaviors})
+    terms = {f"bpr/{behavior}": dense.loss(behavior) for behavior in hand_made.batch()}
     terms["l2"] = config.l2 * hand_made.l2(weights["user_emb"], weights["item_emb"])
     hand_made.check_losses(model, terms)
 
