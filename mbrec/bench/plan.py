@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mbrec import config as configuration
 from mbrec.bench.search import Point, candidates
-from mbrec.bench.spec import SELECT, BenchSpec, MethodSpec
+from mbrec.bench.spec import SELECT, BenchSpec, MethodSpec, dotted
 from mbrec.columns import Split
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, UsageError
@@ -186,21 +186,18 @@ def resolve(given: Mapping[str, Any]) -> configuration.Settings:
     """
     values: dict[str, Any] = {}
     for key, value in given.items():
-        table = values
-        *path, last = key.split(".")
-        for part in path:
-            table = table.setdefault(part, {})
-        table[last] = value
+        section, dot, name = key.partition(".")
+        (values.setdefault(section, {}) if dot else values)[name or section] = value
     return configuration.from_dict(values)
 
 
 def _over(given: Mapping[str, Any], point: Point, spec: BenchSpec) -> dict[str, Any]:
-    return {**given, **point, **configuration.flat(spec.overrides)}
+    return {**given, **point, **spec.overrides}
 
 
 def _lanes(spec: BenchSpec, dataset: DatasetInfo, label: str, method: MethodSpec) -> Iterable[Lane]:
-    common = configuration.flat(spec.settings)
-    given = {**common, **configuration.flat(method.settings), SELECT: spec.select}
+    common = dotted(spec.settings)
+    given = {**common, **dotted(method.settings), SELECT: spec.select}
     given["method"] = method.method or common.get("method", label)
     if method.each == "behavior":
         for name in dataset.held_out:
@@ -236,7 +233,7 @@ def _lane(
         points = candidates(
             grid,
             spec.trials,
-            f"{spec.seeds[0]} {label}",
+            f"seed {spec.seeds[0]}",  # equal grids are searched at the same points
             lambda point: resolve(_over(given, point, spec)).to_dict(),
         )
     except UsageError as error:

@@ -120,10 +120,8 @@ class BenchSpec(MethodConfig):
     @property
     def select(self) -> str:
         """What the search maximizes on validation: a macro average over behaviors."""
-        for values in (self.overrides, self.settings):
-            if SELECT in configuration.flat(values):
-                return str(configuration.flat(values)[SELECT])
-        return "ndcg@5"
+        values = {**dotted(self.settings), **self.overrides}
+        return str(values.get(SELECT, "ndcg@5"))
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -153,11 +151,11 @@ def load_spec(path: Path, overrides: Iterable[str] = (), data: Iterable[str] = (
         if next(iter(one)) in _FIELDS:
             configuration.assign(values, override)
         else:
-            settings.update(configuration.flat(one))
+            settings.update(dotted(one))
     folders = {**_folders(values.get("datasets"), path), **_given(values.get("datasets"), data)}
     spec = _checked({**values, "datasets": folders, "overrides": settings}, path)
     for label, method in spec.methods.items():
-        if SELECT in {**configuration.flat(method.settings), **(method.grid or {}), **spec.grid}:
+        if SELECT in {**dotted(method.settings), **(method.grid or {}), **spec.grid}:
             raise UsageError(
                 f"{label!r} sets {SELECT} in {path}.",
                 "All methods are chosen by the same metric: set it under [settings].",
@@ -168,6 +166,24 @@ def load_spec(path: Path, overrides: Iterable[str] = (), data: Iterable[str] = (
     return spec
 
 
+def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with keys such as "train.lr", whether they were written so or in tables.
+
+    Raises:
+        UsageError: `model` or `train` is no table.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _SECTIONS:
+            if not isinstance(value, Mapping):
+                raise UsageError(f"The setting {key} = {value!r} of a bench is no table.")
+            found.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            found[key] = value
+    return found
+
+
+_SECTIONS = ("model", "train")
 _FIELDS = set(BenchSpec.model_fields) - {"overrides", "settings", "grid", "methods", "datasets"}
 
 

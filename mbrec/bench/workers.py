@@ -136,7 +136,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         verbosity = logging.getLogger("mbrec").getEffectiveLevel()
         self.process: BaseProcess = context.Process(
-            target=_work, args=(theirs, path, threads, keep, verbosity), daemon=True
+            target=_work, args=(theirs, path, threads, keep, verbosity, os.getpid()), daemon=True
         )
         with _inherited(threads):
             self.process.start()
@@ -160,7 +160,9 @@ class _Worker:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _work(pipe: Connection, path: Path, threads: int, keep: bool, verbosity: int) -> None:
+def _work(
+    pipe: Connection, path: Path, threads: int, keep: bool, verbosity: int, parent: int
+) -> None:
     """The life of a worker: cells come in, epochs and ends go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     signal.signal(signal.SIGTERM, _leave)
@@ -171,7 +173,7 @@ def _work(pipe: Connection, path: Path, threads: int, keep: bool, verbosity: int
     import torch
 
     torch.set_num_threads(threads)
-    store, parent = Store(path), os.getppid()
+    store = Store(path)
 
     def on_epoch(record: Mapping[str, Any]) -> None:
         if os.getppid() != parent:
