@@ -52,7 +52,7 @@ class BvaeConfig(MethodConfig):
     kl_weight: NonNegativeFloat = 0.2
     """β at its largest."""
 
-    anneal_epochs: PositiveInt = 100
+    anneal_epochs: PositiveInt = 1000
     """Epochs in which β grows from 0 to `kl_weight`."""
 
     weighting: bool = True
@@ -283,4 +283,4 @@ def _indptr(counts: Tensor) -> Tensor:
     return F.pad(counts.cumsum(0), (1, 0))
 
 
-ENTRY = Entry(BvaeConfig, Bvae, needs_engine=False, train={"lr": 1e-3, "patience": 15})
+ENTRY = Entry(BvaeConfig, Bvae, needs_engine=False, train={"lr": 5e-3, "patience": 15})

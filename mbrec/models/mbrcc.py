@@ -18,8 +18,9 @@ its own on the same fused embeddings, so that it, too, has embeddings of its own
 Where we deviate: counts n_k enter as shares, or the softmax saturates for active users. The code of
 the authors takes the columns of the embeddings themselves for clusters; here a linear layer
 assigns, as in the contrastive clustering (Li et al., AAAI 2021) that this loss is from. Embeddings
-are compared by cosine, with negatives of the other view. P starts as the identity, Q as the mean
-over behaviors.
+are compared by cosine, with negatives of the other view. P and Q are kept as 1/d times their
+difference from the identity and from the mean over behaviors: at one learning rate of Adam, a plain
+d × d matrix would run far ahead of the embeddings (the authors train with a rate of 1e-5).
 """
 
 from __future__ import annotations
@@ -104,11 +105,8 @@ class Mbrcc(TrainedMethod):
         self.user_emb = embedding_table(context.num_users, size, config.initializer, random)
         self.item_emb = embedding_table(context.num_items, size, config.initializer, random)
         self.behavior_weight = nn.Parameter(torch.ones(behaviors))
-        eye = torch.eye(size)
-        self.user_map = nn.Parameter(eye.repeat(behaviors, 1, 1))  # P, (K, d, d)
-        self.item_map = nn.Parameter(  # Q, (K, K d, d)
-            eye.repeat(behaviors, behaviors, 1) / behaviors
-        )
+        self.user_map = nn.Parameter(torch.zeros(behaviors, size, size))
+        self.item_map = nn.Parameter(torch.zeros(behaviors, behaviors * size, size))
         self.user_assignment, self.item_assignment = (
             _assignment(size, config.clusters, random) for _ in range(2)
         )
@@ -122,9 +120,14 @@ class Mbrcc(TrainedMethod):
         }
         alpha = torch.softmax(self.behavior_weight.view(-1, 1, 1) * self._shares, dim=0)
         user = (alpha * torch.stack([nodes.user for nodes in own.values()])).sum(0)  # (U, d)
-        item = torch.cat([nodes.item for nodes in own.values()], dim=1)  # (I, K d)
+        items = [nodes.item for nodes in own.values()]
+        mean, item = torch.stack(items).mean(0), torch.cat(items, dim=1)  # (I, d), (I, K d)
+        pace = 1 / self.config.size
         scored = {
-            name: Nodes(user @ self.user_map[place], item @ self.item_map[place])
+            name: Nodes(
+                torch.addmm(user, user, self.user_map[place], alpha=pace),
+                torch.addmm(mean, item, self.item_map[place], alpha=pace),
+            )
             for place, name in enumerate(self.behaviors)
         }
         return MbrccState(own, scored)
@@ -188,4 +191,4 @@ def _assignment(size: int, clusters: int, generator: torch.Generator) -> nn.Line
     return layer
 
 
-ENTRY = Entry(MbrccConfig, Mbrcc, train={"lr": 5e-3, "patience": 15})
+ENTRY = Entry(MbrccConfig, Mbrcc, train={"lr": 1e-2, "patience": 15})

@@ -40,10 +40,12 @@ def test_scores_and_losses_are_the_papers_equations(hand_made: Any) -> None:
     shares = counts / np.maximum(counts.sum(0), 1)
     alpha = softmax(w["behavior_weight"][:, None] * shares, axis=0)
     user = sum(a[:, None] * e[:users] for a, e in zip(alpha, own.values(), strict=True))
-    item = np.concatenate([e[users:] for e in own.values()], axis=1)
+    items = [e[users:] for e in own.values()]
     scores, terms = {}, {"instance": 0.0, "cluster": 0.0}
     for place, name in enumerate(hand_made.behaviors):
-        fused = user @ w["user_map"][place], item @ w["item_map"][place]
+        p = np.eye(3) + w["user_map"][place] / 3
+        q = np.concatenate([np.eye(3) / 3] * 3) + w["item_map"][place] / 3
+        fused = user @ p, np.concatenate(items, axis=1) @ q
         scores[name] = fused[0] @ fused[1].T
         if hand_made.train[name]:
             terms[f"bpr/{name}"] = hand_made.bpr(name, *fused)
