@@ -28,6 +28,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from mbrec.columns import GLOBAL
+from mbrec.memory import require_memory
 from mbrec.models.base import Context, Entry, Method, MethodConfig
 from mbrec.models.mostpop import popularity_tail
 from mbrec.propagation import Nodes, Relation
@@ -92,8 +93,18 @@ class CascadingRank(Method):
         self._own = degrees.long().cpu()  # how many items a user has, by any behavior
 
     def scorers(self) -> dict[str, Sum]:
-        """The best items of every user, and popularity below them."""
+        """The best items of every user, and popularity below them.
+
+        Raises:
+            TrainingError: They do not fit into memory.
+        """
         context = self._context
+        rows = self.config.keep * context.num_users + int(self._own.sum())
+        require_memory(
+            rows * len(context.behaviors) * 2 * 12 + 8 * 4 * _CELLS,  # kept, and kept in one piece
+            f"CascadingRank with {self.config.keep} items for each of {context.num_users:,} users",
+            "Lower model.keep.",
+        )
         parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {b: [] for b in context.behaviors}
         size = max(min(_CELLS // max(context.num_users + context.num_items, 1), _MOST_USERS), 1)
         for users in torch.split(torch.arange(context.num_users), size):

@@ -34,10 +34,10 @@ _BYTES = 60
 class ItemKnnConfig(MethodConfig):
     """Settings of ItemKNN."""
 
-    neighbors: PositiveInt = 100
+    neighbors: PositiveInt = 50
     """N, the similar items kept per item."""
 
-    shrink: NonNegativeFloat = 10.0
+    shrink: NonNegativeFloat = 20.0
     """h; the higher, the less a similarity counts that few users stand behind."""
 
     history: Literal["merged", "behavior"] = "merged"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from mbrec import memory
 from mbrec.config import from_dict
-from mbrec.errors import UsageError
+from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.models import cascadingrank
 from mbrec.models.base import Context
@@ -97,3 +98,9 @@ def test_weights_that_leave_no_fixed_point_are_refused() -> None:
             from_dict({"method": "cascadingrank", "model": {"alpha": alpha, "beta": beta}})
     assert CascadingRankConfig(alpha=0.5, beta=0.5).steps == 1
     assert CascadingRankConfig(alpha=0.3, beta=0.2, tolerance=0.01).steps == 7  # 0.5⁷ < 0.01
+
+
+def test_more_items_than_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device="cpu": 1 << 20)
+    with pytest.raises(TrainingError, match=r"200 items for each of 5 users .*model\.keep"):
+        make().scorers()
