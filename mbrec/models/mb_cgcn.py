@@ -18,8 +18,6 @@ which lets next to nothing through at first; ours start as Glorot's.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -55,12 +53,6 @@ class MbCgcnConfig(MethodConfig):
 
     combination: Combination = "mean"
     """How the layers of a LightGCN become its output: "mean" (the paper), "sum" or "last"."""
-
-    transform: Literal["identity", "xavier"] = "xavier"
-    """How the linear maps between behaviors start."""
-
-    auxiliary: Literal["own", "sum"] = "own"
-    """What scores an auxiliary behavior: its own embeddings, or the sum up to it."""
 
     l2: PerBehavior = 1e-4
     """β, weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
@@ -103,8 +95,7 @@ class MbCgcn(TrainedMethod):
                 total = current
             else:
                 total = Nodes(total.user + current.user, total.item + current.item)
-            own = relation.name != self.target and self.config.auxiliary == "own"
-            result[relation.name] = current if own else total
+            result[relation.name] = total if relation.name == self.target else current
         return result
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
@@ -120,10 +111,7 @@ class MbCgcn(TrainedMethod):
         return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
 
     def _map(self, generator: torch.Generator) -> nn.Parameter:
-        weight = torch.eye(self.config.size)
-        if self.config.transform == "xavier":
-            nn.init.xavier_uniform_(weight, generator=generator)
-        return nn.Parameter(weight)
+        return embedding_table(self.config.size, self.config.size, "xavier", generator)
 
 
-ENTRY = Entry(MbCgcnConfig, MbCgcn)
+ENTRY = Entry(MbCgcnConfig, MbCgcn, train={"lr": 1e-2, "patience": 15})

@@ -228,4 +228,4 @@ def _identity(size: int) -> nn.Parameter:
     return nn.Parameter(torch.eye(size))
 
 
-ENTRY = Entry(MbgcnConfig, Mbgcn)
+ENTRY = Entry(MbgcnConfig, Mbgcn, train={"lr": 1e-2, "patience": 15})
