@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -65,7 +66,8 @@ def command(
 
     Settings come from --config, then from the options, then from --set; the run's config.toml
     holds all of them, and with --resume it is where they come from. Training stops when validation
-    does not improve any more; test rows are never read.
+    does not improve any more; test rows are never read. Interrupted (Ctrl-C) or terminated, it
+    finishes the step and saves, and --resume comes to the same result; a second time ends at once.
 
     \b
     mbrec train data/ub --out runs/ub
@@ -73,8 +75,9 @@ def command(
     mbrec train data/ub --out runs/ub --resume
     """
     from mbrec.cli.main import Terminated
+    from mbrec.cli.stopping import StopSignal
     from mbrec.config import resolve
-    from mbrec.errors import UsageError
+    from mbrec.errors import StoppedError, UsageError
     from mbrec.run import CHECKPOINTS, CONFIG
     from mbrec.trainer import LAST
     from mbrec.training import train_run
@@ -85,13 +88,21 @@ def command(
         config = out / CONFIG
     options = {"method": method, "seed": seed, "device": device, "engine": engine}
     settings = resolve(config, options, overrides)
+    again = shlex.join(["mbrec", "train", str(data), "--out", str(out), "--resume"])
+    stop = StopSignal()
     try:
         with closing(_Observer()) as observer:
-            run = train_run(data, out, settings, resume=resume, force=force, observer=observer)
+            run = train_run(
+                data, out, settings, resume=resume, force=force, observer=observer, stop=stop
+            )
+    except StoppedError as error:
+        click.echo(f"{error} Go on with: {again}", err=True)
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise Terminated(stop.number) from error
     except (KeyboardInterrupt, Terminated):
         if (out / CHECKPOINTS / LAST).is_file():
-            again = shlex.join(["mbrec", "train", str(data), "--out", str(out), "--resume"])
-            click.echo(f"Finished epochs are saved; go on with: {again}", err=True)
+            click.echo(f"What was saved last is kept; go on with: {again}", err=True)
         raise
     if as_json:
         import json

@@ -6,7 +6,7 @@ One file, so that a crash between two writes cannot leave halves of different ep
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,11 +29,14 @@ class Progress:
     best_epoch: int = 0  # 0: none yet
     best_value: float = float("-inf")
     waited: int = 0  # validations since the best
-    seconds: float = 0.0  # spent in training steps
+    seconds: float = 0.0  # spent in the training steps of finished epochs
+    step: int = 0  # finished steps of the epoch after `epoch`
+    step_seconds: float = 0.0  # spent in them
 
     def after(self, epoch: int, value: float | None, seconds: float) -> Progress:
         """Where it stands after `epoch`; `value` is None where nothing was validated."""
-        base = replace(self, epoch=epoch, seconds=self.seconds + seconds)
+        spent = self.seconds + seconds
+        base = replace(self, epoch=epoch, seconds=spent, step=0, step_seconds=0.0)
         if value is None:
             return base
         if value > self.best_value:
@@ -50,9 +53,18 @@ class Part:
     prefix: str = ""
 
 
-def save(path: Path, parts: Sequence[Part], at: Progress) -> None:
-    """Write a checkpoint, atomically."""
-    tensors: dict[str, Tensor] = {}
+def save(
+    path: Path, parts: Sequence[Part], at: Progress, loose: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint, atomically.
+
+    Args:
+        path: The file.
+        parts: What is trained.
+        at: Where it stands.
+        loose: Tensors that belong to no part.
+    """
+    tensors = {f"loose/{name}": tensor for name, tensor in (loose or {}).items()}
     for part in parts:
         for name, tensor in part.module.state_dict().items():
             tensors[f"{part.prefix}model/{name}"] = tensor
@@ -66,12 +78,15 @@ def save(path: Path, parts: Sequence[Part], at: Progress) -> None:
         save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary, metadata)
 
 
-def load(path: Path, parts: Sequence[Part]) -> Progress:
+def load(path: Path, parts: Sequence[Part]) -> tuple[Progress, dict[str, Tensor]]:
     """Read a checkpoint.
 
     Args:
         path: What `save` wrote.
         parts: Of the same settings and dataset, or some of them.
+
+    Returns:
+        Where it stands, and the loose tensors, on the CPU.
 
     Raises:
         ArtefactError: The file is missing, damaged, or of another model.
@@ -93,7 +108,7 @@ def load(path: Path, parts: Sequence[Part]) -> Progress:
             f"The checkpoint {path} is damaged or of another model: {reason}",
             "Train again with --force.",
         ) from error
-    return at
+    return at, _under("loose/", tensors)
 
 
 def _load_optimizer(

@@ -48,5 +48,9 @@ class TrainingError(MbrecError):
     """Training cannot go on, e.g. because a loss is no longer finite."""
 
 
+class StoppedError(MbrecError):
+    """Training was asked to stop; where it stood is saved."""
+
+
 class LeakageError(MbrecError):
     """Something that trains or selects asked for rows that only reporting may see."""

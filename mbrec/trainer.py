@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from torch import Tensor
 from mbrec import checkpoint
 from mbrec.checkpoint import Part, Progress
 from mbrec.config import TrainConfig
-from mbrec.errors import TrainingError
+from mbrec.errors import StoppedError, TrainingError
 from mbrec.health import FiniteWatch, gate_shares
 from mbrec.models.base import TrainedMethod
 from mbrec.randomness import generator
-from mbrec.sampling import BatchSampler
+from mbrec.sampling import Batch, BatchSampler
 from mbrec.weighting import TaskWeighting
 
 LAST = "last.safetensors"
@@ -49,12 +49,42 @@ class Silent:
 
 
 @dataclass
+class _Epoch:
+    """An epoch that is under way."""
+
+    number: int
+    step: int  # steps done
+    sums: dict[str, Tensor]  # loss term → its sum over them
+    random: torch.Generator  # what the method draws from
+    started: float  # on the clock, less what was spent before a stop
+
+    def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Count a step that is done."""
+        self.step = step
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + term.detach()
+
+    def means(self) -> dict[str, float]:
+        """The mean of each loss term over the steps."""
+        return {name: float(value) / self.step for name, value in self.sums.items()}
+
+    def loss(self) -> float:
+        """The mean loss over the steps."""
+        return sum(float(value) for value in self.sums.values()) / self.step
+
+    def seconds(self) -> float:
+        """Spent so far."""
+        return time.perf_counter() - self.started
+
+
+@dataclass
 class Trainer:
     """Trains a method until the epochs are over or validation stops improving.
 
-    After every validation the whole state is saved, so a killed training goes on from there. An
-    epoch's randomness depends on the seed and its number alone: N epochs, a restart and M more
-    give the weights of N + M, bit for bit on the CPU (with the same number of threads).
+    After every validation the whole state is saved, so a killed training goes on from there; one
+    that is asked to stop saves itself after the step. An epoch's randomness depends on the seed and
+    its number alone: N epochs, a restart and M more give the weights of N + M, bit for bit on the
+    CPU (with the same number of threads).
     """
 
     method: TrainedMethod
@@ -65,9 +95,11 @@ class Trainer:
     checkpoints: Path
     validate: Validate | None = None  # None: nothing to validate on, the last epoch is kept
     observer: Observer = field(default_factory=Silent)
+    stop: Callable[[], bool] = lambda: False  # asked after every step: stop and save?
 
     def __post_init__(self) -> None:
         self.progress = Progress()
+        self._begun: Mapping[str, Tensor] = {}  # of an epoch that was stopped within
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)
         self._parts = (
             Part(self.method, self.optimizer),
@@ -80,7 +112,7 @@ class Trainer:
         Raises:
             ArtefactError: There is none, or it does not fit.
         """
-        self.progress = checkpoint.load(self.checkpoints / LAST, self._parts)
+        self.progress, self._begun = checkpoint.load(self.checkpoints / LAST, self._parts)
         return self.progress
 
     @property
@@ -94,9 +126,10 @@ class Trainer:
 
         Raises:
             TrainingError: A loss is not finite. The last good checkpoint stays.
+            StoppedError: `stop` asked for it. Everything up to the last step is saved.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if self.progress.epoch == 0:
+        if self.progress == Progress():
             self._save(LAST, self.progress)
         while not self.finished:
             self._epoch(self.progress.epoch + 1)
@@ -104,13 +137,24 @@ class Trainer:
             checkpoint.load(self.checkpoints / BEST, [Part(self.method, None)])
         return self.progress
 
+    def give_way(self) -> None:
+        """For `validate` to call now and then: ends it where `stop` asks for that.
+
+        Raises:
+            StoppedError: It does.
+        """
+        if self.stop():
+            raise StoppedError("Stopped while validating.")
+
     def _epoch(self, epoch: int) -> None:
-        started = time.perf_counter()
-        losses = self._steps(epoch)
-        self._check_weights(epoch)
-        seconds = time.perf_counter() - started
+        under_way = self._begin(epoch)
+        self._steps(under_way)
+        losses, seconds = under_way.means(), under_way.seconds()
         due = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
-        values = self._validate() if due else {}
+        try:
+            values = self._validate() if due else {}
+        except StoppedError:
+            self._stop(under_way)
         value = sum(values.values()) / len(values) if values else None
         progress = self.progress.after(epoch, value, seconds)
         if due:
@@ -128,31 +172,58 @@ class Trainer:
                 record["gates"] = gates
         self.observer.epoch(record)
 
-    def _steps(self, epoch: int) -> dict[str, float]:
-        """One pass over the data; the mean of each loss term over its steps."""
-        method, steps = self.method, self.sampler.num_steps
-        random = generator(self.seed, "sampling", epoch, self.sampler.device)
-        sums: dict[str, Tensor] = {}
-        method.train()
-        method.begin_epoch(epoch, generator(self.seed, "method", epoch, self.sampler.device))
-        watch = FiniteWatch(epoch)
+    def _begin(self, epoch: int) -> _Epoch:
+        """The epoch at its first step, or where it was stopped."""
+        device = self.sampler.device
+        own = generator(self.seed, "method", epoch, device)
+        self.method.train()
+        self.method.begin_epoch(epoch, own)
+        begun, self._begun = self._begun, {}
+        state = begun.get(f"random-{device.type}")
+        if state is not None:
+            own.set_state(state)
+        sums = {n[4:]: value.to(device) for n, value in begun.items() if n.startswith("sum/")}
+        at = self.progress
+        return _Epoch(epoch, at.step, sums, own, time.perf_counter() - at.step_seconds)
+
+    def _steps(self, epoch: _Epoch) -> None:
+        """The epoch's steps that are not done yet, each over a batch."""
+        watch, done = FiniteWatch(epoch.number), epoch.step
+        random = generator(self.seed, "sampling", epoch.number, self.sampler.device)
+        # The batches of the steps that are done are drawn again, for those after them to be the
+        # same.
         for step, batch in enumerate(self.sampler.epoch(random), start=1):
-            self.optimizer.zero_grad(set_to_none=True)
-            terms = method.losses(method.propagate(), batch)
-            total = self.weighting.total(terms, step)
-            total.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.weighting.step()
+            if step <= done:
+                continue
+            terms = self._step(step, batch)
             watch.add(step, terms)
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + term.detach()
-
-            def loss(done: int = step) -> float:
-                return float(sum(float(value) for value in sums.values())) / done
-
-            self.observer.step(epoch, step, steps, loss)
+            epoch.add(step, terms)
+            self.observer.step(epoch.number, step, self.sampler.num_steps, epoch.loss)
+            if self.stop():
+                watch.check()
+                self._stop(epoch)
         watch.check()
-        return {name: float(value) / steps for name, value in sums.items()}
+        self._check_weights(epoch.number)
+
+    def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.method.losses(self.method.propagate(), batch)
+        total = self.weighting.total(terms, step)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.weighting.step()
+        return terms
+
+    def _stop(self, epoch: _Epoch) -> NoReturn:
+        self._check_weights(epoch.number)
+        at = replace(self.progress, step=epoch.step, step_seconds=epoch.seconds())
+        state = {f"random-{self.sampler.device.type}": epoch.random.get_state()}
+        sums = {f"sum/{name}": value for name, value in epoch.sums.items()}
+        checkpoint.save(self.checkpoints / LAST, self._parts, at, {**state, **sums})
+        raise StoppedError(
+            f"Stopped in epoch {epoch.number}, after step {epoch.step} of "
+            f"{self.sampler.num_steps}; everything up to there is saved."
+        )
 
     def _check_weights(self, epoch: int) -> None:
         """A gradient may overflow where the loss does not: such weights are not to be saved."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from mbrec.weighting import TaskWeighting, make_weighting
 VISIBLE: tuple[Split, ...] = ("train", "valid")  # training never sees a test row
 CHANGEABLE = {"train.epochs", "train.patience", "device"}  # by a resumed training
 
+Stop = AbstractContextManager[Callable[[], bool]]
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ def train_run(
     resume: bool = False,
     force: bool = False,
     observer: Observer | None = None,
+    stop: Stop | None = None,
 ) -> Run:
     """Train a method on a prepared dataset.
 
@@ -58,6 +62,8 @@ def train_run(
         resume: Go on with the training in `out`; only epochs and patience may have changed.
         force: Replace a run that is in `out`.
         observer: Is told how training goes.
+        stop: Entered around the training steps; what it gives is called after each step and now and
+            then while validating, and says whether to save and stop. See `mbrec train`.
 
     Returns:
         The finished run.
@@ -67,6 +73,7 @@ def train_run(
         ArtefactError: `data` is no dataset, or there is nothing to resume.
         DeviceError: The device or engine is not there.
         TrainingError: A loss is not finite.
+        StoppedError: `stop` asked for it; `resume` goes on after the last step, to the same result.
     """
     out, settings = Path(out), settings or configuration.from_dict({})
     dataset = arrange(PreparedDataset(data, VISIBLE), settings)
@@ -92,12 +99,22 @@ def train_run(
         if resume:
             trainer.resume()
             _write_config(out, settings)
-        at = _trained(trainer, journal)
+        at = _trained(trainer, journal, stop or nullcontext(lambda: False))
         info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
+        info.update(_calibrated(method, dataset, settings))
     scorers = method.scorers()
     info["valid"] = evaluate(scorers, dataset, "valid").summary() if _held_out(dataset) else None
     finish_run(out, {**info, "status": "finished"}, scorers, dataset)
     return Run(out)
+
+
+def _calibrated(
+    method: TrainedMethod, dataset: PreparedDataset, settings: Settings
+) -> dict[str, Any]:
+    valid = {name: dataset.pairs(name, "valid") for name in _held_out(dataset)}
+    metric = settings.train.metric.partition("@")[0]
+    chosen = method.calibrate(valid, metric, settings.train.metric_k) if valid else {}
+    return {"calibration": chosen} if chosen else {}
 
 
 def build_method(dataset: PreparedDataset, settings: Settings, device: torch.device) -> Method:
@@ -167,14 +184,20 @@ def _trainer(
 
     def validate(method: TrainedMethod) -> dict[str, float]:
         scorers = method.scorers()
-        result = evaluate({name: scorers[name] for name in held_out}, dataset, "valid", ks=(k,))
+        result = evaluate(
+            {name: scorers[name] for name in held_out},
+            dataset,
+            "valid",
+            ks=(k,),
+            progress=lambda *_: trainer.give_way(),
+        )
         return {name: result.summary()["behaviors"][name][metric] for name in held_out}
 
     if not held_out:
         log.warning("No behavior has validation rows: all epochs are trained, the last is kept.")
     for behavior in set(dataset.behaviors) - set(held_out if held_out else dataset.behaviors):
         log.warning("%r has no validation rows and does not count in early stopping.", behavior)
-    return Trainer(
+    trainer = Trainer(
         method,
         weighting.to(device),
         sampler,
@@ -184,13 +207,15 @@ def _trainer(
         validate if held_out else None,
         observer,
     )
+    return trainer
 
 
-def _trained(trainer: Trainer, journal: Journal) -> Progress:
-    """Train to the end; what ends it too early stands in the journal."""
+def _trained(trainer: Trainer, journal: Journal, stop: Stop) -> Progress:
+    """Train to the end; what breaks it stands in the journal."""
     journal.start(trainer.progress.epoch)
     try:
-        return trainer.run()
+        with stop as trainer.stop:
+            return trainer.run()
     except TrainingError as error:
         journal.failed(trainer.progress.epoch + 1, str(error))
         raise

@@ -120,12 +120,27 @@ class TrainedMethod(nn.Module, Method):
         """
         return {}
 
+    def calibrate(self, valid: Mapping[str, Pairs], metric: str, k: int) -> dict[str, Any]:
+        """Called once after training, with the best weights: choose what validation rows choose.
+
+        Args:
+            valid: Behavior → its validation rows, for the behaviors that have such.
+            metric: Of `mbrec.metrics`, without its K.
+            k: The list length.
+
+        Returns:
+            What was chosen, as plain values for `run.json`. Nothing by default.
+        """
+        return {}
+
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
         """Called before the first step of an epoch, from 1 on.
 
         For methods that draw something themselves (views, noise, users): `random` is on the
         method's device and seeded by the run's seed and the epoch, so a resumed training draws the
-        same. No other source of randomness may be used. Does nothing by default.
+        same. No other source of randomness may be used, and nothing but `random` and `epoch` may
+        decide what is drawn here: where a training was stopped within an epoch, this is called
+        again with the weights of the stop. Does nothing by default.
         """
 
 

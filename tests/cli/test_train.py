@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from mbrec.cli.stopping import StopSignal
 from mbrec.dataset import PreparedDataset
-from mbrec.run import Run
+from mbrec.run import EMBEDDINGS, Run
 
 Mbrec = Callable[..., tuple[int, str, str]]  # the fixture of conftest.py
 SMALL = ["--device", "cpu", "--set", "model.size=8", "--set", "train.batch_size=64"]
@@ -123,16 +127,43 @@ def test_a_stopped_training_says_how_to_go_on_and_goes_on(
     long = ["--set", "train.epochs=100000", "--set", "train.patience=100000"]
     process = subprocess.Popen([*command, *long], stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not journal.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == code
     assert "--resume" in error
     assert "Traceback" not in error
+    assert re.search(r"Stopped in epoch \d+, after step \d+ of 5", error)
     done = len(journal.read_text().splitlines())
     more = ["--resume", "--set", f"train.epochs={done + 1}"]
     finished = subprocess.run([*command[:7], *more], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert Run(tmp_path / "run").info["epochs"] >= done
+    assert Run(tmp_path / "run").info["epochs"] == done + 1
+    whole = [*command[:6], str(tmp_path / "whole"), *SMALL, "--set", f"train.epochs={done + 1}"]
+    subprocess.run([*whole, *long[2:]], capture_output=True, check=True)
+    first, second = (load_file(tmp_path / name / EMBEDDINGS) for name in ("run", "whole"))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    stop = StopSignal()
+    with pytest.raises(KeyboardInterrupt), stop as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        assert stop.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from safetensors.torch import load_file
 from mbrec import training
 from mbrec.config import Settings, from_dict
 from mbrec.dataset import GRAPH, PreparedDataset
-from mbrec.errors import ArtefactError, DeviceError, LeakageError, TrainingError, UsageError
+from mbrec.errors import (
+    ArtefactError,
+    DeviceError,
+    LeakageError,
+    StoppedError,
+    TrainingError,
+    UsageError,
+)
 from mbrec.evaluation import evaluate
 from mbrec.run import EMBEDDINGS, METRICS, Run
 from mbrec.trainer import Silent
@@ -101,6 +109,61 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     train_run(tiny_dataset.path, tmp_path / "cut", settings(), resume=True)
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert [r["epoch"] for r in journal(tmp_path / "cut")] == [1, 2, 3, 4]
+
+
+class StopAfter:
+    """Asks to stop when it is asked the n-th time: after the n-th step, or while validating."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def without_seconds(run: Path) -> list[dict[str, Any]]:
+    return [{**record, "seconds": 0} for record in journal(run)]
+
+
+# An epoch of tiny_dataset has 5 steps at this batch size, and 3 behaviors are validated.
+@pytest.mark.parametrize(
+    ("method", "weighting", "stops", "place"),
+    [
+        ("bigel", "equal", (1,), "epoch 1, after step 1 of 5"),
+        ("bigel", "equal", (7,), "epoch 1, after step 5 of 5"),  # the 2nd behavior validated
+        ("bigel", "uncertainty", (12, 2), "epoch 2, after step 4 of 5"),
+        ("lightgcn", "gradnorm", (6, 1, 4, 1), "epoch 1, after step 5 of 5"),
+        ("mbgcl", "equal", (12, 3), "epoch 2, after step 4 of 5"),  # draws of its own
+        ("bvae", "equal", (12, 3), "epoch 2, after step 4 of 5"),
+    ],
+)
+def test_a_training_that_was_asked_to_stop_goes_on_after_the_step(
+    tiny_dataset: PreparedDataset,
+    tmp_path: Path,
+    method: str,
+    weighting: str,
+    stops: tuple[int, ...],
+    place: str,
+) -> None:
+    chosen = settings(3, method, weighting=weighting, gradnorm_every=2)
+    train_run(tiny_dataset.path, tmp_path / "whole", chosen)
+    said = []
+    for number, times in enumerate(stops):
+        with pytest.raises(StoppedError) as caught:
+            train_run(
+                tiny_dataset.path,
+                tmp_path / "cut",
+                chosen,
+                resume=number > 0,
+                stop=nullcontext(StopAfter(times)),
+            )
+        said.append(str(caught.value))
+    assert place in said[0]
+    run = train_run(tiny_dataset.path, tmp_path / "cut", chosen, resume=True)
+    assert (run.info["epochs"], len(journal(tmp_path / "cut"))) == (3, 3)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
 
 
 def test_resuming_a_finished_run_changes_nothing(
