@@ -93,6 +93,15 @@ def test_what_the_dockerfile_copies_is_not_ignored():
     assert {"docker/locks", "docker/wheelhouse"} <= let_in
 
 
+def test_every_folder_that_setup_py_installs_gets_into_the_image():
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    block = re.search(r"package_dir=\{(.*?)\}", text, flags=re.DOTALL)
+    assert block
+    copied = [rest for name, rest in instructions() if name == "COPY"]
+    for folder in re.findall(r'": "([^"]+)"', block[1]):
+        assert f"{folder} {folder}" in copied, f"the Dockerfile does not copy {folder}"
+
+
 def test_pip_installs_nothing_whose_hash_it_does_not_know():
     installs = [
         command
