@@ -2,6 +2,7 @@
 
 BUILT_IN = {
     "bigel": "mbrec.models.bigel",
+    "bigel-plus": "mbrec.models.bigel_plus",
     "bvae": "mbrec.models.bvae",
     "cascadingrank": "mbrec.models.cascadingrank",
     "crgcn": "mbrec.models.crgcn",

@@ -1,0 +1,12 @@
+"""BiGEL+: BiGEL, a contextual branch and what counts tell, blended for every behavior."""
+
+from mbrec.models.base import Entry
+from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
+
+ENTRY = Entry(
+    BigelPlusConfig,
+    BigelPlus,
+    train={"lr": 2e-3, "negatives": 4, "epochs": 14, "patience": 3},
+)
+
+__all__ = ["ENTRY", "BigelPlus", "BigelPlusConfig"]

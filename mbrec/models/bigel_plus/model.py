@@ -1,0 +1,231 @@
+"""BiGEL+: BiGEL with a contextual branch, averaged weights and a blend per behavior.
+
+    cascade    BiGEL as it is (CGL, CGF, GCE, CPA), by BPR
+    context    LightGCN on the merged graph, by a softmax over many items       `context.py`
+    walk, history, popularity                                                    `counts.py`
+
+The two branches are trained together, without shared weights. After training a blend of all parts
+is chosen for every behavior on its validation rows (`mbrec.blending`); behaviors without such rows
+are ranked by the two branches alone. Every ingredient has its switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from mbrec.blending import Blend, Part, blended, choose, unit_spread
+from mbrec.graph import Pairs
+from mbrec.models.base import Context, PerBehavior, TrainedMethod
+from mbrec.models.bigel.model import Bigel, BigelConfig, BigelState
+from mbrec.models.bigel_plus.context import ContextualBranch
+from mbrec.models.bigel_plus.counts import history, log_popularity, walk
+from mbrec.propagation import Nodes
+from mbrec.ranking import Exclusion
+from mbrec.sampling import Batch
+from mbrec.scoring import Factors, Scorer
+
+_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5)
+_BOOSTS = (-2.0, -1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
+_SIGNED = tuple(sorted({*_SHARES, *(-share for share in _SHARES)}))
+
+
+class BigelPlusConfig(BigelConfig):
+    """Settings of BiGEL+: those of BiGEL for the cascade, and its own."""
+
+    size: PositiveInt = 128
+    """d of the cascade."""
+
+    cpa_weight: PerBehavior = 0.05
+    """λ (eq. 14): a number, for the target; or a table, behavior → λ."""
+
+    l2: PerBehavior = 0.03
+    """β (eq. 14), on the base embeddings of the batch's rows; a number or a table."""
+
+    cascade: bool = True
+    """The cascade: BiGEL."""
+
+    context: bool = True
+    """The contextual branch."""
+
+    context_size: PositiveInt = 128
+    """d of the contextual branch."""
+
+    context_layers: NonNegativeInt = 2
+    """GCN layers of the contextual branch."""
+
+    context_temperature: PositiveFloat = 0.15
+    """τ of its softmax."""
+
+    context_negatives: PositiveInt = 1024
+    """Items drawn per step for its softmax; all items where there are no more."""
+
+    blend: bool = True
+    """Choose the weights of all parts on validation rows; else only the branches count."""
+
+    walk: bool = True
+    """Blend in walks on the merged graph."""
+
+    walk_neighbors: PositiveInt = 500
+    """Ends of walks kept per item."""
+
+    walk_discount: float = 0.2
+    """β of the walks, 0 … 1."""
+
+    history: bool = True
+    """Blend in what the user has done to the item in the other behaviors."""
+
+    popularity: bool = True
+    """Blend in the item's popularity in every behavior."""
+
+    @model_validator(mode="after")
+    def _one_branch(self) -> BigelPlusConfig:
+        if not (self.cascade or self.context):
+            raise ValueError("one of model.cascade and model.context has to be on")
+        return self
+
+
+class PlusState(NamedTuple):
+    """All nodes after propagation, of the branches that are on."""
+
+    cascade: BigelState | None
+    context: Nodes | None
+
+
+class BigelPlus(TrainedMethod):
+    """BiGEL+.
+
+    Args:
+        config: Settings.
+        context: The training part of a dataset, with an engine.
+    """
+
+    def __init__(self, config: BigelPlusConfig, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        self._context = context
+        self._random: torch.Generator | None = None
+        self._blends: dict[str, Blend] = {}
+        self.cascade = Bigel(config, context) if config.cascade else None
+        self.context = (
+            ContextualBranch(
+                context,
+                config.context_size,
+                config.context_layers,
+                config.context_temperature,
+                config.context_negatives,
+            )
+            if config.context
+            else None
+        )
+
+    def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
+        """Draw the softmax's items from `random`."""
+        self._random = random
+
+    def propagate(self) -> PlusState:
+        """All nodes, of both branches."""
+        return PlusState(
+            self.cascade.propagate() if self.cascade is not None else None,
+            self.context.propagate() if self.context is not None else None,
+        )
+
+    def losses(self, state: PlusState, batch: Batch) -> dict[str, Tensor]:
+        """Per behavior the sum of both branches' losses; CPA and L2 of the cascade."""
+        terms: dict[str, Tensor] = {}
+        if self.cascade is not None and state.cascade is not None:
+            terms.update(self.cascade.losses(state.cascade, batch))
+        if self.context is not None and state.context is not None:
+            for behavior, loss in self.context.losses(state.context, batch, self._random).items():
+                name = f"bpr/{behavior}"
+                terms[f"task/{behavior}"] = loss + terms.pop(name) if name in terms else loss
+        return terms
+
+    def shared_parameters(self) -> list[torch.nn.Parameter]:
+        """The embedding tables of both branches."""
+        branches = [branch for branch in (self.cascade, self.context) if branch is not None]
+        return [table for branch in branches for table in (branch.user_emb, branch.item_emb)]
+
+    def gate_values(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The gates of the cascade."""
+        return self.cascade.gate_values() if self.cascade is not None else {}
+
+    def calibrate(self, valid: Mapping[str, Pairs], metric: str, k: int) -> dict[str, Any]:
+        """Choose the blends; see `mbrec.models.base.TrainedMethod.calibrate`."""
+        if not self.config.blend:
+            return {}
+        branches, shared = self._branches(), self._shared_parts()
+        for behavior, pairs in valid.items():
+            exclude = Exclusion.from_pairs(self._context.train[behavior], self._context.num_users)
+            parts = {**branches[behavior], **self._parts(behavior, shared)}
+            self._blends[behavior] = choose(parts, pairs, exclude, metric=metric, k=k)
+        return {
+            name: {
+                "weights": {part: weight for part, weight in blend.weights.items() if weight},
+                "value": blend.value,
+                "branch_alone": blend.first,
+                "cross_fitted": blend.cross_fitted,
+            }
+            for name, blend in self._blends.items()
+        }
+
+    @torch.no_grad()
+    def scorers(self) -> dict[str, Scorer]:
+        """The blends once they are chosen; the sum of the branches for the rest."""
+        branches = self._branches()
+        found: dict[str, Scorer] = {
+            behavior: _together([part.scorer for part in parts.values()])
+            for behavior, parts in branches.items()
+        }
+        if self._blends:
+            shared = self._shared_parts()
+            for behavior, blend in self._blends.items():
+                parts = {**branches[behavior], **self._parts(behavior, shared)}
+                found[behavior] = blended(parts, blend.weights)
+        return found
+
+    @torch.no_grad()
+    def _branches(self) -> dict[str, dict[str, Part]]:
+        """Behavior → the branches' embeddings, of unit spread."""
+        found: dict[str, dict[str, Part]] = {name: {} for name in self._context.behaviors}
+        if self.cascade is not None:
+            for name, factors in self.cascade.scorers().items():
+                found[name]["cascade"] = Part(unit_spread(factors), _SHARES)
+        if self.context is not None:
+            everywhere = Part(unit_spread(self.context.factors()), _SHARES)
+            for parts in found.values():
+                parts["context"] = everywhere
+        return found
+
+    def _shared_parts(self) -> dict[str, Part]:
+        """The parts that are the same for all behaviors."""
+        config, context = self.config, self._context
+        found = {}
+        if config.walk:
+            scorer = walk(context, config.walk_neighbors, config.walk_discount)
+            found["walk"] = Part(unit_spread(scorer), _SHARES)
+        if config.popularity:
+            for name in context.behaviors:
+                scores = unit_spread(log_popularity(context, name))
+                found[f"popularity/{name}"] = Part(scores, _SIGNED)
+        if config.history:
+            for name in context.behaviors:
+                found[f"history/{name}"] = Part(history(context, name), _BOOSTS)
+        return found
+
+    def _parts(self, behavior: str, shared: Mapping[str, Part]) -> dict[str, Part]:
+        # What the user has done in the behavior itself is not ranked again.
+        return {name: part for name, part in shared.items() if name != f"history/{behavior}"}
+
+
+def _together(scorers: list[Scorer]) -> Scorer:
+    """The sum of the branches' scores, as one pair of embeddings."""
+    tables = [scorer for scorer in scorers if isinstance(scorer, Factors)]
+    return Factors(
+        torch.cat([factors.user_emb for factors in tables], dim=1),
+        torch.cat([factors.item_emb for factors in tables], dim=1),
+    )

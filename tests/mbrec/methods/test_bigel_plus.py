@@ -1,0 +1,147 @@
+"""If these fail, an ingredient of BiGEL+ is not what its docstring says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mbrec.config import from_dict
+from mbrec.dataset import PreparedDataset
+from mbrec.errors import UsageError
+from mbrec.models.bigel_plus.context import ContextualBranch
+from mbrec.models.bigel_plus.counts import history, log_popularity, walk
+from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
+from mbrec.run import Run
+from mbrec.scoring import Factors, Sum
+from mbrec.training import train_run
+
+
+def matrices(hand_made: Any) -> dict[str, Any]:
+    shape = hand_made.users, hand_made.items
+    found = {}
+    for behavior in hand_made.behaviors:
+        found[behavior] = np.zeros(shape)
+        for user, item in hand_made.train[behavior]:
+            found[behavior][user, item] = 1
+    return found
+
+
+def unit(rows: Any) -> Any:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+@pytest.mark.parametrize("negatives", [3, 10_000])
+def test_the_contextual_loss_is_the_softmax_over_the_items_drawn(
+    hand_made: Any, negatives: int
+) -> None:
+    config = BigelPlusConfig(cascade=False, context_size=4, context_negatives=negatives)
+    model = hand_made.build(BigelPlus, config)
+    branch = model.context
+    assert isinstance(branch, ContextualBranch)
+    model.begin_epoch(1, torch.Generator().manual_seed(3))
+    weights = hand_made.weights(model)
+    layers = hand_made.layers("global", weights["context.user_emb"], weights["context.item_emb"], 2)
+    nodes = unit(np.mean(layers, axis=0))
+    user_emb, item_emb = nodes[: hand_made.users], nodes[hand_made.users :]
+    everything = negatives >= hand_made.items
+    drawn = (
+        np.arange(hand_made.items)
+        if everything
+        else torch.randint(
+            hand_made.items, (negatives,), generator=torch.Generator().manual_seed(3)
+        ).numpy()
+    )
+    batch = hand_made.batch()
+    found = model.losses(model.propagate(), batch)
+    assert set(found) == {f"task/{behavior}" for behavior in batch}
+    for behavior, triples in batch.items():
+        losses = []
+        for user, item in zip(triples.user_idx, triples.positive, strict=True):
+            own = user_emb[user] @ item_emb[item] / config.context_temperature
+            others = [
+                user_emb[user] @ item_emb[j] / config.context_temperature
+                for j in drawn
+                if j != int(item)
+            ]
+            share = 1.0 if everything else hand_made.items / negatives
+            losses.append(-own + np.log(np.exp(own) + share * np.sum(np.exp(others))))
+        assert found[f"task/{behavior}"].item() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_walks_are_products_of_transition_probabilities(hand_made: Any) -> None:
+    model = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))
+    merged = np.sum(list(matrices(hand_made).values()), axis=0)
+    by_user = merged / np.maximum(merged.sum(1, keepdims=True), 1)
+    sums = merged.sum(0)
+    power = {e: np.where(sums > 0, np.maximum(sums, 1e-9) ** e, 0.0) for e in (-0.7, -0.3)}
+    ends = power[-0.7][:, None] * (by_user.T @ merged) * power[-0.3][None, :]
+    np.fill_diagonal(ends, 0)
+    scorer = walk(model._context, neighbors=100, discount=0.3)
+    found = scorer.scores(torch.arange(hand_made.users), 0, hand_made.items).numpy()
+    np.testing.assert_allclose(found, merged @ ends, atol=1e-5)
+    one = walk(model._context, neighbors=1, discount=0.3).neighbors
+    assert int(one.indptr.diff().max()) == 1
+    for item in range(hand_made.items):
+        _, end, value = one.rows(torch.tensor([item]))
+        assert value.tolist() == pytest.approx([ends[item].max()][: len(end)])
+
+
+def test_counts_are_the_training_pairs(hand_made: Any) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    everyone = torch.arange(hand_made.users)
+    for behavior, matrix in matrices(hand_made).items():
+        done = history(context, behavior).scores(everyone, 0, hand_made.items)
+        np.testing.assert_array_equal(done.numpy(), matrix)
+        popular = log_popularity(context, behavior).scores(everyone, 0, hand_made.items)
+        expected = np.tile(np.log1p(matrix.sum(0)), (hand_made.users, 1))
+        np.testing.assert_allclose(popular.numpy(), expected, rtol=1e-6)
+
+
+def test_the_blend_is_chosen_on_validation_and_noted(
+    tiny_dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    values = {
+        "method": "bigel-plus",
+        "device": "cpu",
+        "model": {"size": 4, "context_size": 4},
+        "train": {"epochs": 2, "lr": 0.01},
+    }
+    run = train_run(tiny_dataset.path, tmp_path / "blend", from_dict(values))
+    noted = json.loads((tmp_path / "blend" / "run.json").read_text())["calibration"]
+    assert set(noted) == set(tiny_dataset.behaviors)
+    for behavior, row in noted.items():
+        measured = run.info["valid"]["behaviors"][behavior]["ndcg@5"]
+        assert row["value"] == pytest.approx(measured, abs=1e-6)
+        assert row["value"] >= row["branch_alone"] - 0.02
+        scorer = Run(tmp_path / "blend").scorer(behavior)
+        weights = scorer.weights if isinstance(scorer, Sum) else (1.0,)
+        assert list(weights) == list(row["weights"].values())
+
+
+def test_without_the_blend_the_branches_rank_by_one_pair_of_embeddings(
+    tiny_dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    model = {"size": 4, "context_size": 3, "blend": False}
+    values = {"method": "bigel-plus", "device": "cpu", "model": model, "train": {"epochs": 1}}
+    run = train_run(tiny_dataset.path, tmp_path / "run", from_dict(values))
+    assert "calibration" not in run.info
+    scorer = run.scorer("purchase")
+    assert isinstance(scorer, Factors)
+    assert scorer.item_emb.shape[1] == 4 + 3
+
+
+@pytest.mark.parametrize("off", ["cascade", "context"])
+def test_a_branch_that_is_off_has_no_weights(hand_made: Any, off: str) -> None:
+    config = BigelPlusConfig(size=2, context_size=2, **{off: False})
+    names = [name for name, _ in hand_made.build(BigelPlus, config).named_parameters()]
+    assert names and not any(name.startswith(f"{off}.") for name in names)
+
+
+def test_both_branches_off_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"one of model\.cascade"):
+        from_dict({"method": "bigel-plus", "model": {"cascade": False, "context": False}})
