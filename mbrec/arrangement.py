@@ -87,7 +87,7 @@ class _Arranged(PreparedDataset):
         return self._base._rows(behavior, split)
 
     @property
-    def _interactions(self) -> Interactions:  # type: ignore[override]
+    def _interactions(self) -> Interactions:
         return self._base._interactions
 
 

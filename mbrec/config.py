@@ -67,6 +67,9 @@ class TrainConfig(MethodConfig):
     eval_every: PositiveInt = 1
     """Epochs between validations (and checkpoints)."""
 
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """γ of the moving average of the weights that is validated and kept; 0: the weights."""
+
     weighting: Literal["equal", "uncertainty", "gradnorm"] = "equal"
     """How the behaviors' losses are weighted: "equal", or by weights that are learned along."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mbrec import checkpoint
+from mbrec.averaging import WeightAverage
 from mbrec.checkpoint import Part, Progress
 from mbrec.config import TrainConfig
 from mbrec.errors import StoppedError, TrainingError
@@ -101,9 +102,12 @@ class Trainer:
         self.progress = Progress()
         self._begun: Mapping[str, Tensor] = {}  # of an epoch that was stopped within
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)
+        device = self.sampler.device
+        self.average = WeightAverage(self.method, self.config.average).to(device)
         self._parts = (
             Part(self.method, self.optimizer),
             Part(self.weighting, self.weighting.optimizer, "weighting-"),
+            Part(self.average, None, "average-"),
         )
 
     def resume(self) -> Progress:
@@ -113,6 +117,7 @@ class Trainer:
             ArtefactError: There is none, or it does not fit.
         """
         self.progress, self._begun = checkpoint.load(self.checkpoints / LAST, self._parts)
+        self.average.restored()
         return self.progress
 
     @property
@@ -134,7 +139,9 @@ class Trainer:
         while not self.finished:
             self._epoch(self.progress.epoch + 1)
         if self.progress.best_epoch:
-            checkpoint.load(self.checkpoints / BEST, [Part(self.method, None)])
+            best = [Part(self.method, None), Part(self.average, None, "average-")]
+            checkpoint.load(self.checkpoints / BEST, best)
+        self.average.keep()
         return self.progress
 
     def give_way(self) -> None:
@@ -211,6 +218,7 @@ class Trainer:
         total = self.weighting.total(terms, step)
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        self.average.update()
         self.weighting.step()
         return terms
 
@@ -240,7 +248,8 @@ class Trainer:
         if self.validate is None:
             return {}
         self.method.eval()
-        return self.validate(self.method)
+        with self.average.applied():
+            return self.validate(self.method)
 
     def _save(self, name: str, progress: Progress) -> None:
         checkpoint.save(self.checkpoints / name, self._parts, progress)

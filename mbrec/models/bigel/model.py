@@ -152,12 +152,17 @@ class Bigel(TrainedMethod):
 
     def losses(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
         """Equations 13-14: BPR of every behavior, CPA, and L2."""
-        users = self._embed(state, "user", {b: t.user_idx for b, t in batch.items()})
-        items = self._embed(state, "item", {b: t.items for b, t in batch.items()})
+        users = self.embed(state, "user", {b: t.user_idx for b, t in batch.items()})
+        items = self.embed(state, "item", {b: t.items for b, t in batch.items()})
         terms = {}
         for behavior in batch:
             scores = pair_scores(users[behavior], items[behavior])  # (B, 1+N), eq. 12
             terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
+        return {**terms, **self.regularizers(state, batch)}
+
+    def regularizers(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
+        """Equation 14 but for its first sum: CPA and L2, weighted."""
+        terms = {}
         cpa = self._alignment(state, batch)
         if cpa:
             terms["cpa"] = torch.stack(cpa).sum()
@@ -237,9 +242,7 @@ class Bigel(TrainedMethod):
             if weight and behavior in batch
         ]
 
-    def _embed(
-        self, state: BigelState, side: Side, rows: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def embed(self, state: BigelState, side: Side, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Behavior → the embeddings that score its rows, (…, d) for indices (…)."""
         embeddings = {}
         for behavior, index in rows.items():

@@ -1,6 +1,6 @@
 """BiGEL+: BiGEL with a contextual branch, averaged weights and a blend per behavior.
 
-    cascade    BiGEL as it is (CGL, CGF, GCE, CPA), by BPR
+    cascade    BiGEL (CGL, CGF, GCE, CPA), by BPR against many items            `pairs.py`
     context    LightGCN on the merged graph, by a softmax over many items       `context.py`
     walk, history, popularity                                                    `counts.py`
 
@@ -24,6 +24,7 @@ from mbrec.models.base import Context, PerBehavior, TrainedMethod
 from mbrec.models.bigel.model import Bigel, BigelConfig, BigelState
 from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.counts import history, log_popularity, walk
+from mbrec.models.bigel_plus.pairs import cascade_losses
 from mbrec.propagation import Nodes
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
@@ -48,6 +49,9 @@ class BigelPlusConfig(BigelConfig):
 
     cascade: bool = True
     """The cascade: BiGEL."""
+
+    cascade_negatives: NonNegativeInt = 512
+    """Items drawn per step that its BPR compares every pair with; 0: the negatives of the batch."""
 
     context: bool = True
     """The contextual branch."""
@@ -138,7 +142,8 @@ class BigelPlus(TrainedMethod):
         """Per behavior the sum of both branches' losses; CPA and L2 of the cascade."""
         terms: dict[str, Tensor] = {}
         if self.cascade is not None and state.cascade is not None:
-            terms.update(self.cascade.losses(state.cascade, batch))
+            count = self.config.cascade_negatives
+            terms.update(cascade_losses(self.cascade, state.cascade, batch, count, self._random))
         if self.context is not None and state.context is not None:
             for behavior, loss in self.context.losses(state.context, batch, self._random).items():
                 name = f"bpr/{behavior}"
