@@ -36,11 +36,14 @@ export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=${STORAGE_DRIVER:-overlay}
 base=localhost/mbrec-base
 image=localhost/mbrec:$flavor
 mkdir -p "$work/store" "$work/run" "$work/tmp"
+exec 9> "$work/lock"
+flock --nonblock 9 || { echo "Another build is using $work." >&2; exit 1; }
 export TMPDIR=$work/tmp  # the caches of apt and pip, too
 step() { printf '\n== %s (%s)\n' "$1" "$(date +%T)"; }
 storage() { buildah --root "$work/store" --runroot "$work/run" "$@"; }
 
-storage rm --all > /dev/null  # what a build that was interrupted left mounted
+# What a build that was interrupted left mounted; buildah may have forgotten some of it.
+storage rm --all > /dev/null 2>&1 || true
 if [ -n "$clean" ]; then
     rm -rf "$work"
     echo "Removed $work."
