@@ -16,6 +16,7 @@ from mbrec.bench.spec import BenchSpec
 from mbrec.bench.store import Record, Store
 from mbrec.bench.tables import Sheet
 from mbrec.bench.workers import Event, make_pool
+from mbrec.errors import ArtefactError
 
 
 class Watcher(Protocol):
@@ -106,7 +107,11 @@ def _tell(event: Event, schedule: Schedule, watcher: Watcher) -> None:
         return
     schedule.done(event.cell)
     record = schedule.record(event.cell)
-    assert record is not None
+    if record is None:
+        raise ArtefactError(
+            f"The record of {event.cell.label} does not fit: its process ran another mbrec.",
+            "The installation has changed since the bench began; start it again.",
+        )
     watcher.cell(event.cell, record, schedule.standing())
 
 

@@ -18,7 +18,7 @@ from mbrec.bench.plan import CELL_SCHEMA, Cell
 from mbrec.bench.store import Record, Store
 from mbrec.columns import BEHAVIOR, USER_IDX
 from mbrec.config import Settings
-from mbrec.errors import ArtefactError, MbrecError, UsageError
+from mbrec.errors import ArtefactError, MbrecError, StoppedError, UsageError
 from mbrec.evaluation import Evaluation, evaluate_run
 from mbrec.files import atomic_path
 from mbrec.run import CHECKPOINTS, METRICS, RUN, Run
@@ -58,7 +58,7 @@ def run_cell(
         run, ended_by = _trained(cell, store.run(cell), on_epoch)
         measured = _measured(cell, run, store)
         record.update(_course(run), status="finished", ended_by=ended_by, measured=measured)
-    except OSError:
+    except (OSError, StoppedError):
         raise
     except Exception as error:
         log.info("%s failed", cell.label, exc_info=True)
