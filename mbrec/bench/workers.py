@@ -72,7 +72,13 @@ class _Here:
 
     def events(self) -> Iterator[Event]:
         cell = self._cells.popleft()
-        run_cell(cell, self._store, keep_run=self._keep)
+        logger = logging.getLogger("mbrec")
+        before = logger.level
+        logger.setLevel(_quiet(logger.getEffectiveLevel()))
+        try:
+            run_cell(cell, self._store, keep_run=self._keep)
+        finally:
+            logger.setLevel(before)
         yield Event(cell, done=True, epoch={})
 
     def close(self) -> None:
@@ -166,10 +172,8 @@ def _work(
     """The life of a worker: cells come in, epochs and ends go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     signal.signal(signal.SIGTERM, _leave)
-    # What a training warns of is about that run; here there are hundreds.
-    quiet = verbosity if verbosity < logging.WARNING else logging.ERROR
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("mbrec").setLevel(quiet)
+    logging.getLogger("mbrec").setLevel(_quiet(verbosity))
     import torch
 
     torch.set_num_threads(threads)
@@ -195,6 +199,11 @@ def _work(
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)  # unwinds: temporary files are removed
+
+
+def _quiet(level: int) -> int:
+    """What a training warns of is about that run; of hundreds only who asks for it hears it."""
+    return level if level < logging.WARNING else logging.ERROR
 
 
 def _threads(jobs: int) -> int:
