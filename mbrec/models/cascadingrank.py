@@ -42,10 +42,10 @@ _LEAST = 1e-12  # scores below are not kept; the tail of popularity stays far be
 class CascadingRankConfig(MethodConfig):
     """Settings of CascadingRank."""
 
-    alpha: float = Field(default=0.3, ge=0, le=1)
+    alpha: float = Field(default=0.4, ge=0, le=1)
     """α: how strongly a walk returns to the user and her items in the behavior."""
 
-    beta: float = Field(default=0.5, ge=0, le=1)
+    beta: float = Field(default=0.2, ge=0, le=1)
     """β: how strongly the scores of the behavior before count; α + β is above 0, at most 1."""
 
     tolerance: float = Field(default=1e-4, gt=0, lt=1)

@@ -1,15 +1,17 @@
 """EASE: embarrassingly shallow autoencoder (Steck, WWW 2019).
 
     min_B ‖X - X B‖² + λ ‖B‖²  with diag(B) = 0
-    P = (XᵀX + λ I)⁻¹,   B_ij = -P_ij / P_jj for i ≠ j, else 0     (closed form, equation 8)
+    P = (XᵀX + λ I)⁻¹,   B_ij = -P_ij / P_jj for i ≠ j, else 0     (closed form)
     ŷ(u, j) = Σ_i x_ui B_ij                                       over the items i of u's history
 
 X holds the merged histories: x_ui is the sum of the weights of the behaviors that u has done to i,
 and all behaviors are scored alike, by one B. Or every behavior is on its own.
 
-Deviations: the original knows one kind of feedback, X of 0 and 1. `neighbors` keeps the entries of
-largest size per item, so that a run does not have to hold all I² of them. Users without a history
-get what is popular.
+Deviations: the original knows one kind of feedback, X of 0 and 1. On merged histories an item
+stands for itself, too, B_jj = `itself`: what a user has clicked, she may well buy, and the
+original's diagonal of 0, which is there against learning the identity, leaves it out. `neighbors`
+keeps the entries of largest size per item, so that a run does not have to hold all I² of them.
+Users without a history get what is popular.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from mbrec.errors import TrainingError
@@ -41,6 +43,9 @@ class EaseConfig(MethodConfig):
 
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Behavior → how much it counts in merged histories; 1 where none is given."""
+
+    itself: NonNegativeFloat = 0.3
+    """On merged histories: how much an item of the history counts for itself; 0: the original."""
 
     neighbors: NonNegativeInt = 0
     """Entries of B kept per item, those of largest size; 0: all, as a dense matrix."""
@@ -78,6 +83,8 @@ class Ease(Method):
         for group in groups:
             history = weighted_history(context, group, self.config.weights)
             weights = item_weights(history, self.config.l2, context.device)
+            if merged:
+                weights.fill_diagonal_(self.config.itself)
             known = scorable(history).to(context.device)
             scorer = self._scorer(known, weights)
             del weights

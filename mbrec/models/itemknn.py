@@ -6,7 +6,8 @@
 
 X holds the merged histories: x_uj is the sum of the weights of the behaviors that u has done to j.
 All behaviors are then scored alike, by one similarity. Or every behavior is on its own. On merged
-histories an item stands for itself, too (s_jj = 1): what a user has clicked, she may well buy.
+histories an item stands for itself, too (s_jj = `itself`): what a user has clicked, she may well
+buy.
 
 Deviations: shrinkage h by Bell and Koren (ICDM 2007); no normalization of the similarities of an
 item to sum 1, which the original offers. Users without a history get what is popular.
@@ -46,8 +47,8 @@ class ItemKnnConfig(MethodConfig):
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Behavior → how much it counts in merged histories; 1 where none is given."""
 
-    itself: bool = True
-    """On merged histories: an item of the history counts for itself, too."""
+    itself: NonNegativeFloat = 1.0
+    """On merged histories: how much an item of the history counts for itself."""
 
 
 class ItemKnn(Method):
@@ -79,7 +80,7 @@ class ItemKnn(Method):
         result = {}
         for group in groups:
             history = weighted_history(context, group, self.config.weights)
-            similar = _nearest(history, self.config, merged and self.config.itself)
+            similar = _nearest(history, self.config, self.config.itself if merged else 0.0)
             scorer = ItemNeighbors(scorable(history), scorable(similar)).to(context.device)
             for name in group:
                 result[name] = Sum((scorer, popularity_tail(context, name)), (1.0, 1.0))
@@ -95,7 +96,7 @@ class ItemKnn(Method):
         )
 
 
-def _nearest(history: Any, config: ItemKnnConfig, itself: bool) -> Any:
+def _nearest(history: Any, config: ItemKnnConfig, itself: float) -> Any:
     """S (I, I), the rows cut to the most similar items; CSR, indices ascending."""
     items = history.T.tocsr()  # (I, U)
     norms = np.sqrt(np.asarray(items.multiply(items).sum(axis=1)).ravel())  # (I,)

@@ -1,6 +1,6 @@
 """MF-BPR: matrix factorization learned by Bayesian personalized ranking (Rendle et al., UAI 2009).
 
-    x̂_ui = ⟨w_u, h_i⟩                                              (section 4.3.1, "MF")
+    x̂_ui = ⟨w_u, h_i⟩
     L = Σ_(u,i,j) -ln σ(x̂_ui - x̂_uj) + λ ‖θ‖²                      (BPR-Opt)
 
 The original knows one kind of feedback. Here the users and items have either one embedding each for

@@ -65,7 +65,7 @@ def dense_ease(history: np.ndarray, l2: float) -> np.ndarray:
     return weights
 
 
-def dense_knn(history: np.ndarray, count: int, shrink: float, itself: bool) -> np.ndarray:
+def dense_knn(history: np.ndarray, count: int, shrink: float, itself: float) -> np.ndarray:
     norms = np.sqrt((history**2).sum(0))
     similar = np.zeros((ITEMS, ITEMS))
     for item in range(ITEMS):
@@ -76,14 +76,16 @@ def dense_knn(history: np.ndarray, count: int, shrink: float, itself: bool) -> n
         }
         for other in sorted(found, key=lambda other: (-found[other], other))[:count]:
             similar[item, other] = found[other]
-        similar[item, item] = itself and norms[item] > 0
+        similar[item, item] = itself * (norms[item] > 0)
     return similar
 
 
 def test_ease_is_the_ridge_regression_of_every_item_on_the_others() -> None:
     history = merged()
-    for found in scores("ease", weights=WEIGHTS, l2=2.0).values():
-        np.testing.assert_allclose(found, history @ dense_ease(history, 2.0), atol=1e-5)
+    for itself in (0.0, 0.3):
+        expected = history @ (dense_ease(history, 2.0) + itself * np.eye(ITEMS))
+        for found in scores("ease", weights=WEIGHTS, l2=2.0, itself=itself).values():
+            np.testing.assert_allclose(found, expected, atol=1e-5)
     for name, found in scores("ease", history="behavior", l2=0.5).items():
         own = matrix(name)
         np.testing.assert_allclose(found, own @ dense_ease(own, 0.5), atol=1e-5, err_msg=name)
@@ -96,7 +98,7 @@ def test_ease_keeps_the_weights_of_largest_size() -> None:
     for item, row in enumerate(weights):
         kept = np.argsort(-np.abs(row), kind="stable")[:3]
         cut[item, kept] = row[kept]
-    for found in scores("ease", weights=WEIGHTS, l2=2.0, neighbors=3).values():
+    for found in scores("ease", weights=WEIGHTS, l2=2.0, itself=0, neighbors=3).values():
         np.testing.assert_allclose(found, history @ cut, atol=1e-5)
     whole = scores("ease", weights=WEIGHTS, l2=2.0)["buy"]
     torch.testing.assert_close(scores("ease", weights=WEIGHTS, l2=2.0, neighbors=99)["buy"], whole)
@@ -121,7 +123,7 @@ def test_itemknn_sums_the_shrunk_cosines_of_the_nearest(
 ) -> None:
     monkeypatch.setattr(itemknn, "_BLOCK", block)  # the size of a block changes nothing
     history = merged()
-    for itself in (True, False):
+    for itself in (0.0, 0.7):
         expected = history @ dense_knn(history, 2, 1.5, itself)
         options = {"weights": WEIGHTS, "neighbors": 2, "shrink": 1.5, "itself": itself}
         for found in scores("itemknn", **options).values():
