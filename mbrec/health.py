@@ -112,7 +112,7 @@ def falling_auxiliaries(history: Sequence[Mapping[str, float]], target: str) -> 
             continue
         message = (
             f"{behavior!r} fell by {fall:.0%} over the last {WINDOW} validations while the target "
-            f"{target!r} rose by {gain:.0%}. Raise train.task_weights.{behavior}, or try "
+            f"{target!r} rose by {gain:.0%}. Give it more weight in train.task_weights, or try "
             f"train.weighting=uncertainty."
         )
         findings.append(Finding("falls while the target rises", behavior, message))
