@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbrec.blending import Blend, Part, blended, choose, unit_spread
 from mbrec.graph import Pairs
@@ -50,7 +50,10 @@ class BigelPlusConfig(BigelConfig):
     cascade: bool = True
     """The cascade: BiGEL."""
 
-    cascade_negatives: NonNegativeInt = 512
+    members: PositiveInt = 1
+    """Cascades trained side by side from different initial weights; their scores are added up."""
+
+    cascade_negatives: NonNegativeInt = 0
     """Items drawn per step that its BPR compares every pair with; 0: the negatives of the batch."""
 
     context: bool = True
@@ -96,7 +99,7 @@ class BigelPlusConfig(BigelConfig):
 class PlusState(NamedTuple):
     """All nodes after propagation, of the branches that are on."""
 
-    cascade: BigelState | None
+    cascades: list[BigelState]
     context: Nodes | None
 
 
@@ -114,7 +117,8 @@ class BigelPlus(TrainedMethod):
         self._context = context
         self._random: torch.Generator | None = None
         self._blends: dict[str, Blend] = {}
-        self.cascade = Bigel(config, context) if config.cascade else None
+        members = config.members if config.cascade else 0
+        self.cascades = nn.ModuleList(Bigel(config, context) for _ in range(members))
         self.context = (
             ContextualBranch(
                 context,
@@ -134,30 +138,33 @@ class BigelPlus(TrainedMethod):
     def propagate(self) -> PlusState:
         """All nodes, of both branches."""
         return PlusState(
-            self.cascade.propagate() if self.cascade is not None else None,
+            [cascade.propagate() for cascade in self._members()],
             self.context.propagate() if self.context is not None else None,
         )
 
     def losses(self, state: PlusState, batch: Batch) -> dict[str, Tensor]:
         """Per behavior the sum of both branches' losses; CPA and L2 of the cascade."""
         terms: dict[str, Tensor] = {}
-        if self.cascade is not None and state.cascade is not None:
-            count = self.config.cascade_negatives
-            terms.update(cascade_losses(self.cascade, state.cascade, batch, count, self._random))
+        count = self.config.cascade_negatives
+        for cascade, nodes in zip(self._members(), state.cascades, strict=True):
+            for name, term in cascade_losses(cascade, nodes, batch, count, self._random).items():
+                terms[name] = terms[name] + term if name in terms else term
         if self.context is not None and state.context is not None:
             for behavior, loss in self.context.losses(state.context, batch, self._random).items():
                 name = f"bpr/{behavior}"
                 terms[f"task/{behavior}"] = loss + terms.pop(name) if name in terms else loss
         return terms
 
-    def shared_parameters(self) -> list[torch.nn.Parameter]:
+    def shared_parameters(self) -> list[nn.Parameter]:
         """The embedding tables of both branches."""
-        branches = [branch for branch in (self.cascade, self.context) if branch is not None]
-        return [table for branch in branches for table in (branch.user_emb, branch.item_emb)]
+        tables = []
+        for branch in (*self._members(), *([self.context] if self.context is not None else [])):
+            tables += [branch.user_emb, branch.item_emb]
+        return tables
 
     def gate_values(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The gates of the cascade."""
-        return self.cascade.gate_values() if self.cascade is not None else {}
+        """The gates of the first cascade."""
+        return next((cascade.gate_values() for cascade in self._members()), {})
 
     def calibrate(self, valid: Mapping[str, Pairs], metric: str, k: int) -> dict[str, Any]:
         """Choose the blends; see `mbrec.models.base.TrainedMethod.calibrate`."""
@@ -197,14 +204,18 @@ class BigelPlus(TrainedMethod):
     def _branches(self) -> dict[str, dict[str, Part]]:
         """Behavior → the branches' embeddings, of unit spread."""
         found: dict[str, dict[str, Part]] = {name: {} for name in self._context.behaviors}
-        if self.cascade is not None:
-            for name, factors in self.cascade.scorers().items():
-                found[name]["cascade"] = Part(unit_spread(factors), _SHARES)
+        members = [cascade.scorers() for cascade in self._members()]
+        for name in self._context.behaviors if members else ():
+            scorer = _together([unit_spread(scorers[name]) for scorers in members])
+            found[name]["cascade"] = Part(unit_spread(scorer), _SHARES)
         if self.context is not None:
             everywhere = Part(unit_spread(self.context.factors()), _SHARES)
             for parts in found.values():
                 parts["context"] = everywhere
         return found
+
+    def _members(self) -> list[Bigel]:
+        return [cascade for cascade in self.cascades if isinstance(cascade, Bigel)]
 
     def _shared_parts(self) -> dict[str, Part]:
         """The parts that are the same for all behaviors."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mbrec.blending import unit_spread
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import UsageError
@@ -78,7 +79,7 @@ def test_the_cascade_compares_each_pair_with_the_items_drawn(hand_made: Any) -> 
     model = hand_made.build(BigelPlus, config)
     model.begin_epoch(1, torch.Generator().manual_seed(3))
     drawn = torch.randint(hand_made.items, (6,), generator=torch.Generator().manual_seed(3))
-    scores = {b: f.user_emb @ f.item_emb.T for b, f in model.cascade.scorers().items()}
+    scores = {b: f.user_emb @ f.item_emb.T for b, f in model.cascades[0].scorers().items()}
     batch = hand_made.batch()
     found = model.losses(model.propagate(), batch)
     assert set(found) == {f"bpr/{behavior}" for behavior in batch}
@@ -159,7 +160,24 @@ def test_without_the_blend_the_branches_rank_by_one_pair_of_embeddings(
 def test_a_branch_that_is_off_has_no_weights(hand_made: Any, off: str) -> None:
     config = BigelPlusConfig(size=2, context_size=2, **{off: False})
     names = [name for name, _ in hand_made.build(BigelPlus, config).named_parameters()]
-    assert names and not any(name.startswith(f"{off}.") for name in names)
+    assert names and not any(name.startswith(off) for name in names)
+
+
+def test_members_start_apart_and_their_scores_are_added_up(hand_made: Any) -> None:
+    config = BigelPlusConfig(size=2, context=False, members=2, blend=False)
+    first, second = BigelPlus(config, hand_made.context()).cascades
+    assert not torch.equal(first.user_emb, second.user_emb)
+    model = hand_made.build(BigelPlus, config)
+    everyone = torch.arange(hand_made.users)
+    for behavior, scorer in model.scorers().items():
+        parts = [
+            unit_spread(member.scorers()[behavior]).scores(everyone, 0, hand_made.items)
+            for member in model.cascades
+        ]
+        found = unit_spread(scorer).scores(everyone, 0, hand_made.items)
+        total = sum(parts)
+        expected = total / total.std(1, correction=0, keepdim=True).clamp(min=1e-30)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_both_branches_off_are_refused() -> None:
