@@ -157,9 +157,9 @@ class BigelPlus(TrainedMethod):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The embedding tables of both branches."""
-        tables = []
-        for branch in (*self._members(), *([self.context] if self.context is not None else [])):
-            tables += [branch.user_emb, branch.item_emb]
+        tables = [t for member in self._members() for t in (member.user_emb, member.item_emb)]
+        if self.context is not None:
+            tables += [self.context.user_emb, self.context.item_emb]
         return tables
 
     def gate_values(self) -> Mapping[str, Mapping[str, Tensor]]:
