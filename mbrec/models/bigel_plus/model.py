@@ -117,6 +117,7 @@ class BigelPlus(TrainedMethod):
         self._context = context
         self._random: torch.Generator | None = None
         self._blends: dict[str, Blend] = {}
+        self._shared: dict[str, Part] | None = None
         members = config.members if config.cascade else 0
         self.cascades = nn.ModuleList(Bigel(config, context) for _ in range(members))
         self.context = (
@@ -218,7 +219,12 @@ class BigelPlus(TrainedMethod):
         return [cascade for cascade in self.cascades if isinstance(cascade, Bigel)]
 
     def _shared_parts(self) -> dict[str, Part]:
-        """The parts that are the same for all behaviors."""
+        """The parts that are the same for all behaviors; made once, since training is no part."""
+        if self._shared is None:
+            self._shared = self._counted_parts()
+        return self._shared
+
+    def _counted_parts(self) -> dict[str, Part]:
         config, context = self.config, self._context
         found = {}
         if config.walk:
