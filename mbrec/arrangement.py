@@ -16,6 +16,7 @@ from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, UsageError
 from mbrec.graph import build_graph
 from mbrec.interactions import Interactions
+from mbrec.precedence import learned_order
 from mbrec.randomness import generator
 
 
@@ -32,7 +33,10 @@ def arrange(dataset: PreparedDataset, settings: Settings) -> PreparedDataset:
     Raises:
         UsageError: An unknown behavior, or an order that does not fit.
     """
-    behaviors = cascade(dataset.behaviors, settings)
+    if settings.order == "learned":
+        behaviors = learned_order(_Arranged(dataset, _kept(dataset.behaviors, settings.behaviors)))
+    else:
+        behaviors = cascade(dataset.behaviors, settings)
     return dataset if behaviors == dataset.behaviors else _Arranged(dataset, behaviors)
 
 
@@ -40,7 +44,8 @@ def cascade(behaviors: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """The cascade that `settings` make of the prepared `behaviors`.
 
     The target, last of those that are kept, stays last: the order studied is that of the
-    auxiliaries. `order = "random"` draws it from the run's seed.
+    auxiliaries. `order = "random"` draws it from the run's seed; "learned" needs the log and is
+    resolved by `arrange`.
 
     Raises:
         UsageError: An unknown behavior, or an order that does not fit.

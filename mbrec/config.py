@@ -117,9 +117,9 @@ class Settings(MethodConfig):
     behaviors: tuple[str, ...] = ()
     """The behaviors to train on and to rank; empty: all that the dataset has."""
 
-    order: Literal["canonical", "random"] | tuple[str, ...] = "canonical"
-    """The cascade: "canonical", as prepared; "random", drawn by the seed; or all behaviors by name,
-    the target last as ever."""
+    order: Literal["canonical", "learned", "random"] | tuple[str, ...] = "canonical"
+    """The cascade: "canonical", as prepared; "learned", from what precedes what in the training
+    part; "random", drawn by the seed; or all behaviors by name. The target stays last."""
 
     model: MethodConfig = Field(default_factory=MethodConfig)
     """The method's own settings."""
