@@ -8,7 +8,7 @@ docs/synthetic.md for what is planted in it.
 from __future__ import annotations
 
 import gzip
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -33,7 +33,7 @@ from mbrec.data_prep.synth_world import (
     scattered_ids,
 )
 from mbrec.errors import UsageError
-from mbrec.files import atomic_path
+from mbrec.files import atomic_path, work_folder
 
 FormatName = Literal["ub", "jd2019", "jd2016"]
 BLOCK_EVENTS = 250_000  # events per block; a part of the format: other blocks, other bytes
@@ -129,7 +129,7 @@ def write_log(
     with atomic_path(path) as temporary, _sink(temporary, path.suffix == ".gz") as sink:
         tables = _tables(options, log, tally, progress)
         if log.order == "oldest":
-            tables = _by_time(tables, path.parent)
+            tables = _by_time(tables, path)
         if log.header:
             sink.write(log.header.encode() + b"\n")
         _write_csv(tables, sink)
@@ -213,12 +213,15 @@ def _user_ids(options: SynthOptions, log: LogFormat, rng: np.random.Generator) -
     return np.sort(ids.astype(str)).astype(np.int64) if log.order == "user_then_oldest" else ids
 
 
-def _by_time(tables: Iterator[pa.Table], folder: Path) -> Iterator[pa.Table]:
+def _by_time(tables: Iterator[pa.Table], path: Path) -> Iterator[pa.Table]:
     """All rows ordered by time, then by the order they came in, sorted by DuckDB on disk."""
     import duckdb
 
     with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".mbrec-", dir=folder)))
+        place = stack.enter_context(work_folder(path)) / "sorting"
+        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
+        place.mkdir()
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
         spill, number = place / "rows.parquet", 0
         with ExitStack() as writing:
             writer: Any = None

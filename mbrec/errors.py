@@ -32,6 +32,14 @@ class UsageError(MbrecError):
     exit_code = 2
 
 
+class BusyError(UsageError):
+    """Another process writes into the folder."""
+
+
+class StorageError(MbrecError):
+    """A file cannot be written: the disk is full, a quota is used up, nothing may be written."""
+
+
 class DataError(MbrecError):
     """A raw log, or what is left of it after filtering, cannot be used."""
 

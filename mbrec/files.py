@@ -7,14 +7,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mbrec.errors import ArtefactError, UsageError
+from mbrec.locks import LOCK, TEMPORARY, hold, locked
+from mbrec.storage import storage_errors
 
-_TEMPORARY = ".mbrec-"
+_NEW, _OLD = "new", "old"  # in the hidden folder beside a folder that is being made
 
 
 @contextmanager
@@ -22,61 +24,106 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it over `path`.
 
     On any exception, an interrupt included, the temporary file is removed and `path` is untouched.
+    What a process that was killed has left in the folder is removed before.
 
     Raises:
         UsageError: The folder of `path` does not exist, or `path` is a folder.
+        StorageError: The disk is full, or the folder cannot be written to.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise UsageError(f"The folder {path.parent} does not exist.", "Make it first.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Name a file in it.")
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        # mkstemp makes private files; artefacts get what any other new file would get.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage_errors(path):
+        sweep(path.parent)
+        handle, temporary = _temporary_file(path)
+        try:
+            yield temporary
+            _sync(temporary)
+            # mkstemp makes private files; artefacts get what any other new file would get.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
 
 
 @contextmanager
 def atomic_folder(path: Path, *, force: bool = False, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`.
 
+    Other processes that would make the same folder are kept out meanwhile.
+
     Args:
-        path: The folder to make.
+        path: The folder to make; a link to a folder is followed.
         force: Replace an existing folder (only after the new one is complete).
         marker: See `refuse_existing`.
 
     Raises:
         UsageError: `path` exists and `force` is not given, or `path` is a file.
+        BusyError: Another process is making it.
+        StorageError: The disk is full, or the folder cannot be written to.
     """
     path = Path(path)
     refuse_existing(path, force=force, marker=marker)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    place = path.resolve()
+    with storage_errors(path), work_folder(place) as work:
+        _settle(place, work)
+        refuse_existing(path, force=force, marker=marker)  # it may be back
+        try:
+            (work / _NEW).mkdir()
+            yield work / _NEW
+            _sync_tree(work / _NEW)
+            refuse_existing(path, force=force, marker=marker)  # it may have been made meanwhile
+            _exchange(place, work)
+        finally:
+            _settle(place, work)
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`, for what is needed only while `path` is made.
+
+    It is this process's alone, and may hold what one that was killed has left. It is removed if it
+    is empty in the end.
+
+    Raises:
+        BusyError: Another process is making `path`.
+    """
+    work = _work(path)
     try:
-        yield temporary
-        for entry in temporary.rglob("*"):
-            if entry.is_file():
-                _sync(entry)
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            _exchange(temporary, path)
-        else:
-            temporary.replace(path)
-        _sync(path.parent)
+        with locked(work, path):
+            yield work
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            work.rmdir()
 
 
-def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> None:
+def kept_aside(path: Path) -> Path | None:
+    """Where the content of a folder is that was being replaced when the process was killed."""
+    old = _work(Path(path).resolve()) / _OLD
+    return old if old.is_dir() and not Path(path).exists() else None
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files in `folder` that no process has locked: theirs was killed."""
+    for entry in folder.glob(f"{TEMPORARY}*"):
+        if entry.name == LOCK or entry.is_symlink() or not entry.is_file():
+            continue
+        with suppress(OSError):
+            handle = os.open(entry, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if hold(handle):
+                    entry.unlink()
+            finally:
+                os.close(handle)
+
+
+def refuse_existing(
+    path: Path, *, force: bool, marker: str | None = None, ours: Collection[str] = ()
+) -> None:
     """Raise a `UsageError` if writing to `path` would overwrite something unasked.
 
     Args:
@@ -84,11 +131,13 @@ def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> No
         force: An existing folder may be replaced.
         marker: The file by which a folder of ours is known. Without it even `force` does not
             replace a folder: a mistyped path must not cost someone a home folder.
+        ours: Names that do not count; nor do temporary files, which nobody would miss.
     """
     path = Path(path)
     if path.is_file():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another output folder.")
-    if not path.exists() or not any(path.iterdir()):
+    names = [entry.name for entry in path.iterdir()] if path.exists() else []
+    if all(name in ours or name.startswith(TEMPORARY) for name in names):
         return
     if not force:
         raise UsageError(f"{path} exists already.", "Choose another path, or add --force.")
@@ -99,26 +148,14 @@ def refuse_existing(path: Path, *, force: bool, marker: str | None = None) -> No
         )
 
 
-def _exchange(new: Path, path: Path) -> None:
-    """Put the folder `new` in the place of the folder `path`; if that fails, the old one is back.
-
-    Only a process that is killed between the two renames leaves the old one in a hidden folder.
-    """
-    old = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-    try:
-        path.replace(old / path.name)
-        new.replace(path)
-    except BaseException:
-        if not path.exists():
-            (old / path.name).replace(path)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -149,12 +186,47 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _exchange(path: Path, work: Path) -> None:
+    """Put the new folder of `work` in the place of `path`, whose old content `work` then holds."""
+    if path.exists():
+        path.replace(work / _OLD)
+    (work / _NEW).replace(path)
+    _sync(path.parent)
+
+
+def _settle(path: Path, work: Path) -> None:
+    """Leave nothing in `work`; a folder that was taken away and not replaced is put back."""
+    if (work / _OLD).exists() and not path.exists():
+        (work / _OLD).replace(path)
+    for name in (_OLD, _NEW):
+        shutil.rmtree(work / name, ignore_errors=True)
+
+
+def _work(path: Path) -> Path:
+    return path.parent / f"{TEMPORARY}{path.name}"
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """A new file in the folder of `path`, locked, for `sweep` to see that it is in use."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
+        if hold(handle) is not False and os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process came first, took it for left behind, and removed it
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for entry in folder.rglob("*"):
+        _sync(entry)
+    _sync(folder)
 
 
 def _umask() -> int:

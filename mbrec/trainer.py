@@ -97,6 +97,7 @@ class Trainer:
     validate: Validate | None = None  # None: nothing to validate on, the last epoch is kept
     observer: Observer = field(default_factory=Silent)
     stop: Callable[[], bool] = lambda: False  # asked after every step: stop and save?
+    note: Callable[[Mapping[str, Any]], None] = lambda record: None  # an epoch, before it is saved
 
     def __post_init__(self) -> None:
         self.progress = Progress()
@@ -164,11 +165,6 @@ class Trainer:
             self._stop(under_way)
         value = sum(values.values()) / len(values) if values else None
         progress = self.progress.after(epoch, value, seconds)
-        if due:
-            if value is None or progress.best_epoch == epoch:
-                self._save(BEST, progress)
-            self._save(LAST, progress)
-        self.progress = progress
         record = {"epoch": epoch, "seconds": round(seconds, 3), "loss": losses}
         record["weights"] = self.weighting.weights()
         if values:
@@ -177,6 +173,12 @@ class Trainer:
             gates = gate_shares(self.method.gate_values())
             if gates:
                 record["gates"] = gates
+        self.note(record)
+        if due:
+            if value is None or progress.best_epoch == epoch:
+                self._save(BEST, progress)
+            self._save(LAST, progress)
+        self.progress = progress
         self.observer.epoch(record)
 
     def _begin(self, epoch: int) -> _Epoch:

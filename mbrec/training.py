@@ -213,6 +213,7 @@ def _trainer(
 def _trained(trainer: Trainer, journal: Journal, stop: Stop) -> Progress:
     """Train to the end; what breaks it stands in the journal."""
     journal.start(trainer.progress.epoch)
+    trainer.note = journal.note
     try:
         with stop as trainer.stop:
             return trainer.run()
