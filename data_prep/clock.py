@@ -13,11 +13,14 @@ import ibis.expr.types as ir
 
 from mbrec.errors import UsageError
 
-# Above this, a number cannot be Unix seconds (it is the year 5138); it is milliseconds.
+# Above this, a number cannot be Unix seconds (it is the year 5138); it is milliseconds. Likewise,
+# from a thousand times this on milliseconds are microseconds.
 _MAX_SECONDS = 10**11
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})")
 # Fraction and zone after the 19 characters of a full ISO time.
-_ISO_TAIL = r"^(?:\.\d+)?\s*(?:Z|UTC|GMT|([+-]\d{2}):?(\d{2})?)?$"
+_ISO_TAIL = r"^(?:\.\d+)?\s*(?:Z|UTC|GMT|([+-](?:[01]\d|2[0-3]))(?::?([0-5]\d))?)?$"
+# The engine's own cast also takes `2-08-15 02:14:30`, as a time in the year 2.
+_ISO_HEAD = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?$"
 
 
 @ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
@@ -57,8 +60,9 @@ class Clock:
         if self.form in ("s", "ms"):
             number = whole_number(without_zero_fraction(text))
             if self.form == "ms":
-                return (number.cast("float64") / 1000).floor().cast("int64")
-            return ibis.ifelse(number < _MAX_SECONDS, number, ibis.null("int64"))
+                number = (number.cast("float64") / 1000).floor().cast("int64")
+            near = (number > -_MAX_SECONDS) & (number < _MAX_SECONDS)
+            return ibis.ifelse(near, number, ibis.null("int64"))
         if self.form == "iso":
             return self._iso(text)
         stamp = try_strptime(text, self.form)
@@ -74,7 +78,7 @@ class Clock:
     def _iso(self, text: ir.StringColumn) -> ir.IntegerColumn:
         """The engine's own cast reads an offset and ignores it, so it never sees one here."""
         head, tail = text.left(19), text.substr(19)
-        plain = head.length().isin((10, 16, 19)) & ~head.substr(10).re_search("[+Z-]")
+        plain = head.re_search(_ISO_HEAD)
         stamp = ibis.ifelse(plain, head, ibis.null("string")).try_cast("timestamp")
         hours = tail.re_extract(_ISO_TAIL, 1)
         minutes = tail.re_extract(_ISO_TAIL, 2).nullif("").try_cast("int64").fill_null(0)

@@ -107,8 +107,11 @@ class LineReader:
         offsets[1:] = ends - np.arange(count)  # the line feeds themselves are taken out
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data.translate(None, b"\n"))]
         text = pa.Array.from_buffers(pa.string(), count, buffers)
-        if self.layout.quoted and b'"' in data:
-            text = _unquote(text, self.layout.separator, flaws)
+        if self.layout.quoted:
+            if FIELD_SEPARATOR.encode() in data:
+                flaws = _with_separator(text) | flaws
+            if b'"' in data:
+                text = _unquote(text, self.layout.separator, flaws)
         if unended and self.layout.complete and not self.layout.complete(text[count - 1].as_py()):
             flaws.setdefault(count - 1, "last line is cut")
         yield pa.record_batch(
@@ -136,6 +139,8 @@ def _blocks(path: Path, encoding: str, size: int) -> Iterator[bytes]:
             while block:
                 yield block if decoder is None else decoder.decode(block).encode()
                 block = stream.read(size)
+            if decoder is not None:
+                yield decoder.decode(b"", final=True).encode()  # of a character that is cut
     except _DAMAGED as error:
         raise _broken(path, str(error)) from error
     except OSError as error:
@@ -201,6 +206,12 @@ def _clean(data: bytes, fallback: str | None) -> tuple[bytes, dict[int, str]]:
     return b"\n".join(lines) + b"\n", flaws
 
 
+def _with_separator(text: pa.Array) -> dict[int, str]:
+    """The lines that hold what stands between resolved fields: they would be split there."""
+    found = np.flatnonzero(pc.match_substring(text, FIELD_SEPARATOR))
+    return dict.fromkeys(found.tolist(), "control character 0x1F")
+
+
 def _unquote(text: pa.Array, separator: str, flaws: dict[int, str]) -> pa.Array:
     """Resolve the quotes of those lines that have some."""
     quoted = pc.match_substring(text, '"')
@@ -209,6 +220,9 @@ def _unquote(text: pa.Array, separator: str, flaws: dict[int, str]) -> pa.Array:
         line = text[int(number)].as_py()
         try:
             fields = next(csv.reader([line], delimiter=separator, strict=True))
+            if len(fields) == 1 and separator in fields[0]:
+                # It would be split there, for want of a `FIELD_SEPARATOR`.
+                flaws.setdefault(int(number), "wrong number of fields")
             resolved.append(FIELD_SEPARATOR.join(fields))
         except csv.Error:
             flaws.setdefault(int(number), "unbalanced quote (a quoted field may not span lines)")
