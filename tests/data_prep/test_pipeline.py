@@ -100,6 +100,66 @@ def test_a_shuffled_log_gives_the_same_dataset(
     assert second.rows == first.rows
 
 
+@few
+@given(
+    rows=logs,
+    minimum=st.integers(0, 2),
+    core_on=st.sampled_from(["target", "any"]),
+    split=st.sampled_from(["temporal", "leave-one-out"]),
+)
+def test_what_was_kept_prepared_again_is_the_same_dataset(
+    prep: Prep, rows: list[str], minimum: int, core_on: str, split: str
+) -> None:
+    options: dict[str, Any] = {
+        "behaviors": ("click", "purchase"),
+        "min_user": minimum,
+        "min_item": minimum,
+        "core_on": core_on,
+        "split": split,
+    }
+    try:
+        first = prep("ub", {"a.csv": "\n".join(rows) + "\n"}, max_rejects=1.0, **options)
+    except DataError:
+        return  # nothing was left, which other tests look at
+    if not all(sum(1 for row in first.rows if row[2] == name) for name in options["behaviors"]):
+        return
+    lines = [f"{user},{item},{name},{time}" for user, item, name, time, _ in reversed(first.rows)]
+    text = "\n".join(["user_id,item_id,behavior,timestamp", *lines]) + "\n"
+    second = prep("csv", {"a.csv": text}, **options)
+    assert second.rows == first.rows
+    assert second.dataset.content_hash == first.dataset.content_hash
+    assert second.dropped == {}
+
+
+pairs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=12)
+
+
+@few
+@given(train=pairs, valid=pairs, test=pairs, order=st.randoms(use_true_random=False))
+def test_given_parts_never_share_a_pair_and_lose_none(
+    prep: Prep, train: list[Any], valid: list[Any], test: list[Any], order: Any
+) -> None:
+    parts = {"train": train, "valid": valid, "test": test}
+    made = []
+    for _ in range(2):
+        files = {
+            f"buy.{name}.txt": "".join(f"{user}\t{item}\n" for user, item in rows)
+            for name, rows in parts.items()
+        }
+        made.append(prep("given", files, behaviors=("buy",)))
+        for rows in parts.values():
+            order.shuffle(rows)
+    first, second = made
+    assert second.dataset.content_hash == first.dataset.content_hash
+    counts = first.manifest["counts"]
+    assert counts["rows_read"] == sum(map(len, (train, valid, test)))
+    assert counts["rows_read"] == counts["duplicates"] + counts["kept"]
+    kept = [row[:2] for row in first.rows]
+    assert len(kept) == len(set(kept))
+    assert set(kept) == {*train, *valid, *test}
+    assert {row[:2] for row in first.rows if row[4] == "train"} == set(train)
+
+
 identifiers = st.text(
     st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=6
 )

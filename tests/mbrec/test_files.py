@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, UsageError
-from mbrec.files import atomic_folder, atomic_path, read_json, refuse_existing, sha256, write_json
+from mbrec.files import (
+    atomic_folder,
+    atomic_path,
+    kept_aside,
+    read_json,
+    refuse_existing,
+    sha256,
+    write_json,
+)
 
 FAILURES = [RuntimeError("full disk"), KeyboardInterrupt(), SystemExit(1)]
 
@@ -111,6 +121,85 @@ def test_an_interrupt_between_the_two_renames_puts_the_old_folder_back(
     with pytest.raises(KeyboardInterrupt), atomic_folder(path, force=True) as temporary:
         (temporary / "file").write_text("new")
     assert (path / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mbrec.files import atomic_folder, atomic_path
+place, calls, rename = sys.argv[2], [], Path.replace
+def killed(self, target):
+    calls.append(target)
+    if place == "between" and len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.replace = killed
+path = Path(sys.argv[1])
+if place == "file":
+    with atomic_path(path / "lists.csv") as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+with atomic_folder(path, force=True) as temporary:
+    (temporary / "file").write_text("new")
+    if place == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(path: Path, place: str) -> None:
+    path.mkdir(exist_ok=True)
+    (path / "file").write_text("old")
+    command = [sys.executable, "-c", KILLED, str(path), place]
+    done = subprocess.run(command, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_killed_between_the_two_renames_the_old_folder_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    killed(path, "between")
+    assert not path.exists()
+    aside = kept_aside(path)
+    assert aside is not None
+    assert (aside / "file").read_text() == "old"
+    with pytest.raises(ArtefactError, match=re.escape(str(aside))):
+        PreparedDataset(path)
+    with pytest.raises(UsageError, match="exists already"), atomic_folder(path):
+        pytest.fail("the work was begun")
+    assert (path / "file").read_text() == "old"
+    assert kept_aside(path) is None
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    killed(path, "writing")
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_folder(path, force=True) as temporary:
+        assert list(temporary.iterdir()) == []
+        (temporary / "file").write_text("new")
+    assert list(tmp_path.iterdir()) == [path]
+    killed(path, "file")
+    assert len(list(path.iterdir())) == 2
+    write_json(path / "a.json", {})
+    assert sorted(entry.name for entry in path.iterdir()) == ["a.json", "file"]
+
+
+def test_a_temporary_file_in_use_is_left_alone(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a") as first:
+        first.write_text("a")
+        with atomic_path(tmp_path / "b") as second:
+            second.write_text("b")
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["a", "b"]
+
+
+def test_what_another_program_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with pytest.raises(UsageError, match="exists already"), atomic_folder(path) as temporary:
+        (temporary / "file").write_text("new")
+        path.mkdir()
+        (path / "file").write_text("another's")
+    assert (path / "file").read_text() == "another's"
     assert list(tmp_path.iterdir()) == [path]
 
 
