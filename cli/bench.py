@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbrec.cli.console import printable, show, show_json
+
 if TYPE_CHECKING:
     from mbrec.bench.plan import Cell
     from mbrec.bench.schedule import Schedule, Standing
@@ -79,7 +81,7 @@ def command(
         from mbrec.bench.presets import describe_presets
 
         for name, line in describe_presets():
-            click.echo(f"{name:<16}{line}")
+            show(f"{name:<16}{line}")
         return
     if bench is None:
         raise click.UsageError("Missing argument 'BENCH': a TOML file, or a name of --list.")
@@ -93,7 +95,7 @@ def command(
     spec = load_spec(file, overrides, data)
     out = out or Path("runs") / f"bench-{spec.name}"
     if dry_run:
-        click.echo(_plan(_schedule(spec, out, only, retry_failed, jobs)))
+        show(_plan(_schedule(spec, out, only, retry_failed, jobs)))
         return
     with closing(_Watcher()) as watcher:
         sheets = run_bench(
@@ -107,12 +109,10 @@ def command(
             watcher=watcher,
         )
     if as_json:
-        import json
-
-        click.echo(json.dumps(csv_rows(sheets), indent=2, ensure_ascii=False))
+        show_json(csv_rows(sheets))
         return
-    click.echo(markdown(spec, sheets), nl=False)
-    click.echo(f"Written to {out}: results.parquet, table.md, table.csv", err=True)
+    show(markdown(spec, sheets), nl=False)
+    show(f"Written to {out}: results.parquet, table.md, table.csv", err=True)
 
 
 def _schedule(spec: Any, out: Path, only: tuple[str, ...], retry: bool, jobs: int) -> Schedule:
@@ -175,7 +175,7 @@ class _Watcher:
     def epoch(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """Show that a run is alive."""
         self._running[cell.key] = f"{cell.label} epoch {int(record['epoch'])}"
-        self._bar.set_description_str("  ".join(self._running.values()))
+        self._bar.set_description_str(printable("  ".join(self._running.values())))
 
     def cell(self, cell: Cell, record: Mapping[str, Any], standing: Standing) -> None:
         """Print the run's line."""
@@ -190,9 +190,11 @@ class _Watcher:
             select = cell.settings.train.metric
             result = f"valid {select} {values[select]:.4f}"
         tqdm.write(
-            f"[{standing.done}/{standing.total}] {cell.dataset.name}  {cell.label}  {what} "
-            f"({_point(cell)}), seed {cell.seed}  {result}  {record['wall_seconds']:.1f} s  "
-            f"left: {_duration(standing.seconds_left)}",
+            printable(
+                f"[{standing.done}/{standing.total}] {cell.dataset.name}  {cell.label}  {what} "
+                f"({_point(cell)}), seed {cell.seed}  {result}  {record['wall_seconds']:.1f} s  "
+                f"left: {_duration(standing.seconds_left)}"
+            ),
             file=sys.stderr,
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mbrec.cli.console import show, show_json
 
 
 @click.command("compare")
@@ -46,15 +47,15 @@ def command(run_a: Path, run_b: Path, metric: str, split: str, as_json: bool) ->
     )
     summary = comparison.summary()
     if as_json:
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        show_json(summary)
         return
-    click.echo(comparison_table(summary))
-    click.echo()
+    show(comparison_table(summary))
+    show()
     for row in summary["behaviors"].values():
-        click.echo(row["sentence"])
+        show(row["sentence"])
     for behavior in summary["missing"]:
-        click.echo(f"{behavior}: no {split} rows.")
-    click.echo(summary["sentence"])
+        show(f"{behavior}: no {split} rows.")
+    show(summary["sentence"])
 
 
 def comparison_table(summary: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbrec.cli.console import show, show_json
+
 if TYPE_CHECKING:
     from mbrec.data_prep.synth import SynthOptions
 
@@ -59,15 +61,13 @@ def command(
         result = {"out": str(out), "seconds": road.seconds, "metrics": road.metrics}
         write_json(out / MARKER, {**result, "status": "finished"})
     if as_json:
-        import json
-
-        click.echo(json.dumps(result, indent=2))
+        show_json(result)
         return
     from mbrec.cli.demo_report import lists_text, metrics_text
 
-    click.echo(metrics_text(road.metrics))
-    click.echo(lists_text(road.log, road.lists))
-    click.echo(_places(road))
+    show(metrics_text(road.metrics))
+    show(lists_text(road.log, road.lists))
+    show(_places(road))
 
 
 @contextmanager
@@ -155,13 +155,13 @@ class Road:
         )
 
     def _step(self, title: str, call: str, work: Callable[[], str]) -> None:
-        click.echo(f"\n# {title}\n$ {call}", err=True)
+        show(f"\n# {title}\n$ {call}", err=True)
         start = time.perf_counter()
         said = work()
         seconds = time.perf_counter() - start
         verb = call.split()[1]
         self.seconds[verb] = round(self.seconds.get(verb, 0.0) + seconds, 2)
-        click.echo(f"  {said}  ({seconds:.1f} s)", err=True)
+        show(f"  {said}  ({seconds:.1f} s)", err=True)
 
     def _synth(self) -> str:
         from mbrec.data_prep.synth import write_log
@@ -217,7 +217,7 @@ class _Epochs:
             loss = sum(record["loss"].values())
             valid = record.get("valid", {})
             said = f", valid {valid['metric']} {valid['macro']:.4f}" if valid else ""
-            click.echo(f"  epoch {record['epoch']:>2}: loss {loss:.3f}{said}", err=True)
+            show(f"  epoch {record['epoch']:>2}: loss {loss:.3f}{said}", err=True)
 
 
 def _places(road: Road) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mbrec.cli.console import show, show_json
+
 if TYPE_CHECKING:
     from mbrec.doctor import Report
 
@@ -27,11 +29,9 @@ def command(context: click.Context, as_json: bool) -> None:
 
     report = examine()
     if as_json:
-        import json
-
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        show_json(report.to_dict())
     else:
-        click.echo(_text(report))
+        show(_text(report))
     context.exit(0 if report.ready else 1)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from mbrec.cli.console import printable, show, show_json
 
 if TYPE_CHECKING:
     from mbrec.data_prep.funnel import FunnelStep
@@ -120,7 +121,7 @@ def command(as_json: bool, **given: Any) -> None:
 
     dataset = prepare(_options(given), _listener())
     if as_json:
-        click.echo(json.dumps(summary(dataset), indent=2, ensure_ascii=False))
+        show_json(summary(dataset))
     else:
         _show(dataset)
 
@@ -188,14 +189,15 @@ def _listener() -> Any:
 
         def reading(self, path: Path, rows: int) -> None:
             if self.live:
-                click.echo(f"\r\033[Kreading {path.name}: {rows:,} rows", err=True, nl=False)
+                name = printable(path.name)
+                click.echo(f"\r\033[Kreading {name}: {rows:,} rows", err=True, nl=False)
 
         def step(self, step: FunnelStep) -> None:
             """Show one line of the funnel."""
             if self.live:
                 click.echo("\r\033[K", err=True, nl=False)
             if not self.steps:
-                click.echo(_line("step", "dropped", "rows left", "users", "items", ""), err=True)
+                show(_line("step", "dropped", "rows left", "users", "items", ""), err=True)
             self.steps += 1
             behaviors = ", ".join(f"{name} {rows:,}" for name, rows in step.behaviors.items())
             users, items = (
@@ -203,10 +205,10 @@ def _listener() -> Any:
             )
             rows = f"{step.rows:,}"
             line = _line(step.name, f"{step.dropped:,}", rows, users, items, behaviors)
-            click.echo(line, err=True)
+            show(line, err=True)
 
         def note(self, text: str) -> None:
-            click.echo(f"Note: {text}", err=True)
+            show(f"Note: {text}", err=True)
 
     return Console()
 
@@ -218,13 +220,13 @@ def _line(name: str, dropped: str, rows: str, users: str, items: str, behaviors:
 def _show(dataset: PreparedDataset) -> None:
     """Print the sizes of all parts, and where the dataset lies."""
     counts = dataset.manifest["counts"]
-    click.echo(f"{'':<16}" + "".join(f"{part:>12}" for part in counts["splits"]))
+    show(f"{'':<16}" + "".join(f"{part:>12}" for part in counts["splits"]))
     for behavior in dataset.behaviors:
         parts = "".join(f"{rows[behavior]:>12,}" for rows in counts["splits"].values())
-        click.echo(f"{behavior:<16}{parts}")
-    click.echo(
+        show(f"{behavior:<16}{parts}")
+    show(
         f"{counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions in {dataset.path}"
     )
     if counts["rejected"]:
-        click.echo(f"{counts['rejected']:,} malformed rows: {dataset.path / 'rejects.parquet'}")
+        show(f"{counts['rejected']:,} malformed rows: {dataset.path / 'rejects.parquet'}")

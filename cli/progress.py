@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from mbrec.cli.console import printable
+
 
 class UserProgress:
     """A bar over the users of one behavior after the other; silent where stderr is no terminal."""
@@ -38,7 +40,7 @@ class UserProgress:
 
         self._bar = tqdm(
             total=total,
-            desc=behavior,
+            desc=printable(behavior),
             unit=" users",
             leave=False,
             file=sys.stderr,

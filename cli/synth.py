@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbrec.cli.console import show, show_json
+
 if TYPE_CHECKING:
     from mbrec.data_prep.synth import SynthSummary
 
@@ -67,13 +69,10 @@ def command(
     # No bar where nobody watches, nor for a log that is there before it would be seen.
     with tqdm(total=events, unit=" rows", unit_scale=True, delay=1.0, disable=None) as bar:
         summary = write_log(out, options, force=force, progress=bar.update)
-    click.echo(_json(summary) if as_json else _text(summary))
-
-
-def _json(summary: SynthSummary) -> str:
-    import json
-
-    return json.dumps(summary.to_dict(), indent=2)
+    if as_json:
+        show_json(summary.to_dict())
+    else:
+        show(_text(summary))
 
 
 def _text(summary: SynthSummary) -> str:

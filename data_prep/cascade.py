@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mbrec.data_prep.layout import Log
-from mbrec.dataset import check_behaviors
 from mbrec.errors import DataError, UsageError
+from mbrec.manifest import check_behaviors
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ class DuckEngine:
             "temp_directory": str(folder / "spill"),
             # Line numbers travel with the rows, so that their order need not be kept.
             "preserve_insertion_order": False,
+            # By default it fetches an extension from the network when a query seems to want one.
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
         }
         if memory_limit is not None:
             limit = max(int(memory_limit * _SHARE), _SMALLEST)

@@ -1,14 +1,17 @@
 """Checkpoints: one safetensors file holds weights, optimizer state and where training stands.
 
-One file, so that a crash between two writes cannot leave halves of different epochs.
+One file, so that a crash between two writes cannot leave halves of different epochs. It knows the
+SHA-256 of its tensors and the run that it is of, so that neither damage nor a mix-up is trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +22,11 @@ from mbrec.errors import ArtefactError
 from mbrec.files import atomic_path
 
 _PROGRESS = "mbrec-progress"
+_DIGEST = "mbrec-sha256"
+_ORIGIN = "mbrec-origin"
+
+Origin = Mapping[str, Any]
+"""What tells a run from others: its dataset and settings, as plain values."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,11 @@ class Part:
 
 
 def save(
-    path: Path, parts: Sequence[Part], at: Progress, loose: Mapping[str, Tensor] | None = None
+    path: Path,
+    parts: Sequence[Part],
+    at: Progress,
+    loose: Mapping[str, Tensor] | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write a checkpoint, atomically.
 
@@ -63,6 +75,7 @@ def save(
         parts: What is trained.
         at: Where it stands.
         loose: Tensors that belong to no part.
+        origin: The run.
     """
     tensors = {f"loose/{name}": tensor for name, tensor in (loose or {}).items()}
     for part in parts:
@@ -73,28 +86,41 @@ def save(
         for index, entries in state.items():
             for key, tensor in entries.items():
                 tensors[f"{part.prefix}optimizer/{key}/{names[index]}"] = tensor
-    metadata = {_PROGRESS: json.dumps(asdict(at))}
+    plain = {name: _plain(tensor) for name, tensor in tensors.items()}
+    metadata = {
+        _PROGRESS: json.dumps(asdict(at)),
+        _ORIGIN: json.dumps(dict(origin or {})),
+        _DIGEST: _digest(plain),
+    }
     with atomic_path(path) as temporary:
-        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary, metadata)
+        save_file(plain, temporary, metadata)
 
 
-def load(path: Path, parts: Sequence[Part]) -> tuple[Progress, dict[str, Tensor]]:
+def load(
+    path: Path, parts: Sequence[Part], origin: Origin | None = None
+) -> tuple[Progress, dict[str, Tensor]]:
     """Read a checkpoint.
 
     Args:
         path: What `save` wrote.
         parts: Of the same settings and dataset, or some of them.
+        origin: The run that it has to be of. Settings that only one of them knows, since mbrec has
+            changed in between, do not count.
 
     Returns:
         Where it stands, and the loose tensors, on the CPU.
 
     Raises:
-        ArtefactError: The file is missing, damaged, or of another model.
+        ArtefactError: The file is missing, damaged, or of another model or run.
     """
     try:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as stream:
-            at = Progress(**json.loads(stream.metadata()[_PROGRESS]))
+            metadata = stream.metadata()
+        at = Progress(**json.loads(metadata[_PROGRESS]))
+        if metadata.get(_DIGEST, "") not in ("", _digest(tensors)):  # older releases wrote none
+            raise ValueError("its SHA-256 is not the one that was saved with it")
+        _check_origin(json.loads(metadata.get(_ORIGIN, "{}")), origin or {})
         for part in parts:
             part.module.load_state_dict(_under(f"{part.prefix}model/", tensors))
             if part.optimizer is not None:
@@ -109,6 +135,21 @@ def load(path: Path, parts: Sequence[Part]) -> tuple[Progress, dict[str, Tensor]
             "Train again with --force.",
         ) from error
     return at, _under("loose/", tensors)
+
+
+def _check_origin(found: Origin, expected: Origin) -> None:
+    wanted = json.loads(json.dumps(dict(expected)))
+    other = [key for key, value in found.items() if wanted.get(key, value) != value]
+    if other:
+        raise ValueError(f"it is of a run with another {', '.join(other)}")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _load_optimizer(

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from mbrec.columns import BEHAVIOR, USER_ID
 from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.evaluation import PER_USER, SOURCE
+from mbrec.guard import inside, read_columns
 from mbrec.metrics import METRICS, FloatArray
 from mbrec.results import HeldOut
 from mbrec.run import EMBEDDINGS, Run
@@ -131,7 +132,7 @@ def check_metric(text: str) -> str:
 
 def _figures(run: Run, metric: str, split: HeldOut, other: Run) -> pa.Table:
     """user_id, behavior and metric of every user of a run, checked to be of this run as it is."""
-    path = run.path / PER_USER.format(split=split)
+    path = inside(run.path, PER_USER.format(split=split))
     again = f"Run `mbrec evaluate {run.path} --split {split}` first."
     if not path.is_file():
         elsewhere: HeldOut = "valid" if split == "test" else "test"
@@ -149,7 +150,10 @@ def _figures(run: Run, metric: str, split: HeldOut, other: Run) -> pa.Table:
                 f"{path} has no {metric} (it has {', '.join(there)}).",
                 f"Run `mbrec evaluate {run.path} --split {split} --k {_lengths(there, metric)}`.",
             )
-        return pq.read_table(path, columns=[USER_ID, BEHAVIOR, metric])
+        table = read_columns(path, [USER_ID, BEHAVIOR, metric])
+        if any(column.null_count for column in table.columns):
+            raise ValueError("it has empty cells")
+        return table
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ArtefactError(f"{path} is damaged: {error}.", again) from error
 

@@ -26,13 +26,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mbrec.columns import GLOBAL, ITEM_ID, SPLITS, USER_ID, Split
+from mbrec.columns import ITEM_ID, SPLITS, USER_ID, Split
 from mbrec.errors import ArtefactError, DataError, DeviceError, LeakageError
-from mbrec.files import atomic_folder, read_json, sha256, write_json
+from mbrec.files import atomic_folder, kept_aside, sha256, write_json
 from mbrec.graph import Pairs, build_graph, load_graph, merge, save_graph
+from mbrec.guard import count_rows, inside, read_ids, seal
 from mbrec.interactions import Interactions
+from mbrec.manifest import REMEDY, SCHEMA_VERSION, Manifest
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 USERS = "users.parquet"
 ITEMS = "items.parquet"
@@ -63,25 +64,23 @@ class PreparedDataset:
         self.path = Path(path)
         self.splits = tuple(splits)
         if not (self.path / MANIFEST).is_file():
+            aside = kept_aside(self.path)
             raise ArtefactError(
                 f"{self.path} is no prepared dataset (it has no {MANIFEST}).",
-                "Make one with `mbrec prep`.",
+                f"A killed `mbrec prep` left it in {aside}."
+                if aside
+                else "Make one with `mbrec prep`.",
             )
-        self.manifest = read_json(self.path / MANIFEST, "manifest")
-        try:
-            version = self.manifest["schema_version"]
-            self.behaviors: tuple[str, ...] = tuple(self.manifest["behaviors"])
-            self.num_users = int(self.manifest["counts"]["users"])
-            self.num_items = int(self.manifest["counts"]["items"])
-            self.content_hash = str(self.manifest["content_hash"])
-            self._hashes: dict[str, str] = dict(self.manifest["files"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.path / MANIFEST, f"no usable {error}") from error
-        if version != SCHEMA_VERSION:
-            raise ArtefactError(
-                f"{self.path} has schema version {version}; this mbrec reads {SCHEMA_VERSION}.",
-                "Run `mbrec prep` again.",
-            )
+        content = Manifest.read(inside(self.path, MANIFEST))
+        self.manifest = content.values
+        self.behaviors = content.behaviors
+        self.num_users, self.num_items = content.num_users, content.num_items
+        self.content_hash = content.content_hash
+        self._hashes = content.files
+        self._sound: set[str] = set()  # files whose hash was right
+        # Before anything is made for so many users and items, they have to be there.
+        self._check_count(USERS, self.num_users)
+        self._check_count(ITEMS, self.num_items)
 
     @property
     def target(self) -> str:
@@ -91,12 +90,12 @@ class PreparedDataset:
     @cached_property
     def user_ids(self) -> pa.Array:
         """The shop's user ids (int64 or string) at positions 0 … U-1."""
-        return self._ids(USERS, USER_ID, self.num_users)
+        return self._ids(USERS, USER_ID)
 
     @cached_property
     def item_ids(self) -> pa.Array:
         """The shop's item ids (int64 or string) at positions 0 … I-1."""
-        return self._ids(ITEMS, ITEM_ID, self.num_items)
+        return self._ids(ITEMS, ITEM_ID)
 
     def pairs(self, behavior: str, split: Split) -> Pairs:
         """The distinct pairs of one behavior and split, sorted by user, then item.
@@ -135,34 +134,55 @@ class PreparedDataset:
         return {behavior: self.pairs(behavior, "train") for behavior in self.behaviors}
 
     def graph(self) -> Any:
-        """The DGL heterograph of the training pairs; made again if its file is missing or changed.
+        """The DGL heterograph of the training pairs; made again if its file is not that graph.
 
-        The file is read only if its hash is the one that the manifest records.
+        The file is read only if its hash is the one that the manifest records, and what it holds is
+        compared with `interactions.parquet`: who makes a graph that leaks can make its hash, too.
         """
-        path = self.path / GRAPH
+        path = inside(self.path, GRAPH)
+        relations = self.train_relations()
         if path.is_file() and sha256(path) == self._hashes.get(GRAPH):
-            return load_graph(path)
+            graph = load_graph(path, relations, self.num_users, self.num_items)
+            if graph is not None:
+                return graph
         log.warning("%s is missing or was changed; building the graph from %s.", path, INTERACTIONS)
-        return build_graph(self.train_relations(), self.num_users, self.num_items)
+        return build_graph(relations, self.num_users, self.num_items)
 
     @cached_property
     def _interactions(self) -> Interactions:
-        self._check_hash(INTERACTIONS)
-        return Interactions.read(self.path / INTERACTIONS, self.behaviors)
+        path = self._checked(INTERACTIONS)
+        table = Interactions.read(path, self.behaviors)
+        try:
+            table.check_order(self.num_users, self.num_items)
+        except DataError as error:
+            raise _damaged(path, error.message.rstrip(".")) from error
+        return table
 
-    def _ids(self, name: str, column: str, count: int) -> pa.Array:
-        self._check_hash(name)
-        ids = pq.read_table(self.path / name, columns=[column])[column].combine_chunks()
-        if len(ids) != count:
-            raise _damaged(self.path / name, f"{len(ids)} ids where the manifest has {count}")
-        return ids
+    def _ids(self, name: str, column: str) -> pa.Array:
+        path = self._checked(name)
+        try:
+            return read_ids(path, column)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise _damaged(path, str(error)) from error
 
-    def _check_hash(self, name: str) -> None:
-        path = self.path / name
+    def _check_count(self, name: str, count: int) -> None:
+        path = self._checked(name)
+        try:
+            rows = count_rows(path)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, str(error)) from error
+        if rows != count:
+            raise _damaged(path, f"it has {rows:,} ids where the manifest claims {count:,}")
+
+    def _checked(self, name: str) -> Path:
+        """The path of a file that has the hash that the manifest records."""
+        path = inside(self.path, name)
         if not path.is_file():
-            raise ArtefactError(f"{path} is missing.", "Run `mbrec prep` again.")
-        if sha256(path) != self._hashes.get(name):
+            raise ArtefactError(f"{path} is missing.", REMEDY)
+        if name not in self._sound and sha256(path) != self._hashes.get(name):
             raise _damaged(path, "its SHA-256 is not the one in the manifest")
+        self._sound.add(name)
+        return path
 
 
 @dataclass
@@ -209,18 +229,20 @@ class DatasetWriter:
             "splits": table.count(behaviors),
             "global_train_pairs": len(merge(relations, len(items))),
         }
-        complete = {
-            "schema_version": SCHEMA_VERSION,
-            **manifest,
-            "behaviors": list(behaviors),
-            "counts": counts,
-            "content_hash": _content_hash(behaviors, users, items, table),
-            "files": {
-                name: sha256(self.folder / name)
-                for name in (USERS, ITEMS, INTERACTIONS, GRAPH, REJECTS)
-                if (self.folder / name).is_file()
-            },
-        }
+        complete = seal(
+            {
+                "schema_version": SCHEMA_VERSION,
+                **manifest,
+                "behaviors": list(behaviors),
+                "counts": counts,
+                "content_hash": _content_hash(behaviors, users, items, table),
+                "files": {
+                    name: sha256(self.folder / name)
+                    for name in (USERS, ITEMS, INTERACTIONS, GRAPH, REJECTS)
+                    if (self.folder / name).is_file()
+                },
+            }
+        )
         write_json(self.folder / MANIFEST, complete)
         self.finished = True
         return complete
@@ -246,22 +268,6 @@ def write_dataset(path: Path, *, force: bool = False) -> Iterator[DatasetWriter]
         yield writer
         if not writer.finished:
             raise RuntimeError("DatasetWriter.finish was not called")
-
-
-def check_behaviors(behaviors: Sequence[str]) -> tuple[str, ...]:
-    """Check a cascade order: at least one name, all distinct, none reserved.
-
-    Raises:
-        DataError: Otherwise.
-    """
-    names = tuple(behaviors)
-    if not names or any(not name.strip() for name in names):
-        raise DataError("The list of behaviors has an empty name.", "Name at least one behavior.")
-    if len(set(names)) != len(names):
-        raise DataError(f"A behavior is named twice: {', '.join(names)}.", "Name each one once.")
-    if GLOBAL in names:
-        raise DataError(f"{GLOBAL!r} is the name of the merged relation.", "Rename that behavior.")
-    return names
 
 
 def _content_hash(
@@ -291,4 +297,4 @@ def _content_hash(
 
 
 def _damaged(path: Path, why: str) -> ArtefactError:
-    return ArtefactError(f"{path} is damaged: {why}.", "Run `mbrec prep` again.")
+    return ArtefactError(f"{path} is damaged: {why}.", REMEDY)

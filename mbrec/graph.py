@@ -84,7 +84,42 @@ def save_graph(graph: Any, path: Path) -> None:
     dgl().save_graphs(str(path), [graph])  # a Path is refused
 
 
-def load_graph(path: Path) -> Any:
-    """Read the one graph that `save_graph` wrote to `path`."""
-    graphs, _ = dgl().load_graphs(str(path))
-    return graphs[0]
+def load_graph(
+    path: Path, relations: Mapping[str, Pairs], num_users: int, num_items: int
+) -> Any | None:
+    """Read the graph that `save_graph` wrote to `path`, if it is the one of `relations`.
+
+    Args:
+        path: The file.
+        relations: See `build_graph`.
+        num_users: U.
+        num_items: I.
+
+    Returns:
+        None where DGL cannot read the file, or it holds another graph.
+    """
+    library = dgl()
+    try:
+        graphs, _ = library.load_graphs(str(path))
+        return graphs[0] if _is_graph_of(graphs[0], relations, num_users, num_items) else None
+    except (library.DGLError, RuntimeError, IndexError, KeyError, ValueError):
+        return None
+
+
+def _is_graph_of(
+    graph: Any, relations: Mapping[str, Pairs], num_users: int, num_items: int
+) -> bool:
+    """Whether `build_graph` would make the same graph."""
+    if [graph.num_nodes(USER), graph.num_nodes(ITEM)] != [num_users, num_items]:
+        return False
+    whole = {**relations, GLOBAL: merge(relations, num_items)}
+    ways = (edge_type, reverse_edge_type)
+    if {way(name) for name in whole for way in ways} != set(graph.canonical_etypes):
+        return False
+    for name, pairs in whole.items():
+        there = tuple(torch.from_numpy(a.copy()) for a in (pairs.user_idx, pairs.item_idx))
+        for way, expected in ((edge_type, there), (reverse_edge_type, there[::-1])):
+            found = graph.edges(etype=way(name))
+            if not all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)):
+                return False
+    return True

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mbrec.columns import BEHAVIOR, ITEM_IDX, SPLIT, SPLITS, TIMESTAMP, USER_IDX, Split
 from mbrec.errors import ArtefactError, DataError
 from mbrec.graph import IntArray, Pairs
+from mbrec.guard import read_columns
 
 INTERACTIONS_SCHEMA = pa.schema(
     [
@@ -47,15 +47,13 @@ class Interactions:
             ArtefactError: It is no Parquet file, lacks a column, or holds an unknown name.
         """
         try:
-            table = pq.read_table(
-                path, columns=INTERACTIONS_SCHEMA.names, read_dictionary=[BEHAVIOR, SPLIT]
-            )
+            table = read_columns(path, INTERACTIONS_SCHEMA.names, codes=(BEHAVIOR, SPLIT))
             behavior = _codes(table[BEHAVIOR], behaviors)
             split = _codes(table[SPLIT], SPLITS)
             timestamps = table[TIMESTAMP].cast(pa.int64())
             return cls(
-                user_idx=table[USER_IDX].to_numpy().astype(np.int32, copy=False),
-                item_idx=table[ITEM_IDX].to_numpy().astype(np.int32, copy=False),
+                user_idx=_indices(table[USER_IDX]),
+                item_idx=_indices(table[ITEM_IDX]),
                 part=behavior * np.int16(len(SPLITS)) + split,
                 timestamps=_one_chunk(timestamps),
             )
@@ -83,18 +81,34 @@ class Interactions:
             for s, split in enumerate(SPLITS)
         }
 
-    def check(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
-        """Check what every reader relies on: known nodes, sorted, no pair twice in a behavior.
+    def check_order(self, num_users: int, num_items: int) -> None:
+        """Check what can be seen in one pass: known nodes, sorted, no pair twice in a part.
 
         Raises:
-            DataError: Naming the behavior and splits that break them.
+            DataError: Otherwise.
         """
+        self._check_nodes(num_users, num_items)
+        part, user, item = (
+            np.sign(np.diff(a.astype(np.int64))) for a in (self.part, self.user_idx, self.item_idx)
+        )
+        if np.any(4 * part + 2 * user + item <= 0):
+            raise DataError("Its rows are not sorted, or hold a pair twice.")
+
+    def _check_nodes(self, num_users: int, num_items: int) -> None:
         for what, idx, count in (
             ("users", self.user_idx, num_users),
             ("items", self.item_idx, num_items),
         ):
             if len(idx) and not 0 <= idx.min() <= idx.max() < count:
                 raise DataError(f"Some indices are not among the {count} {what}.")
+
+    def check(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
+        """Check what every reader relies on: known nodes, sorted, no pair twice in a behavior.
+
+        Raises:
+            DataError: Naming the behavior and splits that break them.
+        """
+        self._check_nodes(num_users, num_items)
         if np.any(np.diff(self.part) < 0):
             raise DataError("The interactions are not sorted by behavior and split.")
         for code, behavior in enumerate(behaviors):
@@ -113,6 +127,14 @@ class Interactions:
                         f"{int(both.sum())} pairs of {behavior!r} stand in {first} and {second}.",
                         "A pair of one behavior may stand in one split only.",
                     )
+
+
+def _indices(column: pa.ChunkedArray) -> IntArray:
+    """Whole numbers as int32; ValueError if a cell is empty or too large."""
+    if column.null_count:
+        raise ValueError("an index is missing")
+    indices: IntArray = column.cast(pa.int32()).to_numpy()
+    return indices
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int16]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mbrec.errors import DataError
@@ -22,6 +24,17 @@ _SHORT = {
     "user_emb": "user",
     "item_emb": "item",
 }  # user/<behavior> and item/<behavior>, as documented
+
+_FORMS: dict[str, tuple[torch.dtype, int]] = {  # field → type and number of dimensions
+    "user_emb": (torch.float32, 2),
+    "item_emb": (torch.float32, 2),
+    "similarity": (torch.float32, 2),
+    "values": (torch.float32, 1),
+    "indptr": (torch.int64, 1),
+    "items": (torch.int64, 1),
+    "width": (torch.int64, 0),
+}
+_DEEPEST = 8  # sums within sums; no method makes more than two
 
 Description = dict[str, Any]
 
@@ -71,6 +84,9 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
 def unpack(description: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> Scorer:
     """The scorer of a description.
 
+    Whoever wrote a run may have written anything into it, so types, shapes and indices are checked
+    here, where a wrong one costs nothing yet.
+
     Args:
         description: As `pack` gave it.
         tensor: Name → tensor; a KeyError where there is none.
@@ -79,15 +95,40 @@ def unpack(description: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> S
         DataError: The description or its tensors do not hold together.
         KeyError: A tensor is missing.
     """
+    return _unpack(description, tensor, 0)
+
+
+def _unpack(description: Any, tensor: Callable[[str], Tensor], depth: int) -> Scorer:
+    if not isinstance(description, Mapping) or depth > _DEEPEST:
+        raise DataError("A description of scores is no object, or sums are nested too deeply.")
     kind = description["kind"]
     if kind == "sum":
-        parts = tuple(unpack(part, tensor) for part in description["parts"])
-        return Sum(parts, tuple(float(weight) for weight in description["weights"]))
-    if kind not in _KINDS:
+        parts = tuple(_unpack(part, tensor, depth + 1) for part in description["parts"])
+        weights = tuple(float(weight) for weight in description["weights"])
+        if not all(map(math.isfinite, weights)):
+            raise DataError(f"The weights of a sum are {weights}.")
+        return Sum(parts, weights)
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise DataError(f"Unknown kind of scores {kind!r}.")
-    values = []
+    values: list[Any] = []
     for field in fields(_KINDS[kind]):
         value = description[field.name]
-        values.append(tensor(value) if isinstance(value, str) else unpack(value, tensor))
+        if field.name in _FORMS:
+            values.append(_checked(field.name, tensor(value)))
+            continue
+        part = _unpack(value, tensor, depth + 1)
+        if not isinstance(part, Sparse):
+            raise DataError(f"The {field.name} of {kind!r} is no sparse matrix.")
+        values.append(part)
     scorer: Scorer = _KINDS[kind](*values)
     return scorer
+
+
+def _checked(name: str, value: Tensor) -> Tensor:
+    kind, dim = _FORMS[name]
+    if value.dtype != kind or value.dim() != dim:
+        raise DataError(
+            f"The tensor {name} is {value.dtype} of shape {tuple(value.shape)}; it has to be "
+            f"{kind} with {dim} dimensions."
+        )
+    return value

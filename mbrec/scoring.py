@@ -88,10 +88,16 @@ class Sparse:
     width: Tensor  # () int64, the number of items
 
     def __post_init__(self) -> None:
+        _check(len(self.indptr) > 0 and int(self.indptr[0]) == 0, "CSR rows do not begin at 0")
         _check(len(self.items) == len(self.values) == int(self.indptr[-1]), "CSR lengths differ")
         _check(bool((self.indptr.diff() >= 0).all()), "a CSR row has a negative length")
         inside = (self.items >= 0) & (self.items < self.width)
         _check(bool(inside.all()), "an item is out of range")
+        # An item that stands many times in a row would make blocks grow beyond users × items.
+        rising = torch.ones(len(self.items) + 1, dtype=torch.bool, device=self.items.device)
+        rising[1:-1] = self.items.diff() > 0
+        rising[self.indptr] = True  # a new row
+        _check(bool(rising.all()), "the items of a row are not ascending, or one stands twice")
 
     @classmethod
     def of(cls, indptr: Tensor, items: Tensor, values: Tensor, num_items: int) -> Sparse:

@@ -96,6 +96,7 @@ class Trainer:
     checkpoints: Path
     validate: Validate | None = None  # None: nothing to validate on, the last epoch is kept
     observer: Observer = field(default_factory=Silent)
+    origin: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints are to be of
     stop: Callable[[], bool] = lambda: False  # asked after every step: stop and save?
     note: Callable[[Mapping[str, Any]], None] = lambda record: None  # an epoch, before it is saved
 
@@ -117,7 +118,9 @@ class Trainer:
         Raises:
             ArtefactError: There is none, or it does not fit.
         """
-        self.progress, self._begun = checkpoint.load(self.checkpoints / LAST, self._parts)
+        self.progress, self._begun = checkpoint.load(
+            self.checkpoints / LAST, self._parts, self.origin
+        )
         self.average.restored()
         return self.progress
 
@@ -141,7 +144,7 @@ class Trainer:
             self._epoch(self.progress.epoch + 1)
         if self.progress.best_epoch:
             best = [Part(self.method, None), Part(self.average, None, "average-")]
-            checkpoint.load(self.checkpoints / BEST, best)
+            checkpoint.load(self.checkpoints / BEST, best, self.origin)
         self.average.keep()
         return self.progress
 
@@ -229,7 +232,7 @@ class Trainer:
         at = replace(self.progress, step=epoch.step, step_seconds=epoch.seconds())
         state = {f"random-{self.sampler.device.type}": epoch.random.get_state()}
         sums = {f"sum/{name}": value for name, value in epoch.sums.items()}
-        checkpoint.save(self.checkpoints / LAST, self._parts, at, {**state, **sums})
+        checkpoint.save(self.checkpoints / LAST, self._parts, at, {**state, **sums}, self.origin)
         raise StoppedError(
             f"Stopped in epoch {epoch.number}, after step {epoch.step} of "
             f"{self.sampler.num_steps}; everything up to there is saved."
@@ -254,4 +257,4 @@ class Trainer:
             return self.validate(self.method)
 
     def _save(self, name: str, progress: Progress) -> None:
-        checkpoint.save(self.checkpoints / name, self._parts, progress)
+        checkpoint.save(self.checkpoints / name, self._parts, progress, origin=self.origin)

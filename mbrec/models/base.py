@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.losses import bpr
+from mbrec.memory import require_memory
 from mbrec.propagation import Engine, Nodes, Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
@@ -164,7 +165,12 @@ def embedding_table(
         size: d.
         initializer: "normal": N(0, 0.1²), as LightGCN; "xavier": uniform Glorot, as CRGCN.
         generator: Source of randomness.
+
+    Raises:
+        TrainingError: It does not fit into memory, with its gradient and the two moments of Adam.
     """
+    needed = 4 * count * size * torch.float32.itemsize
+    require_memory(needed, f"Learning {count:,} × {size:,} embeddings", "Lower model.size.")
     table = torch.empty(count, size)
     if initializer == "normal":
         nn.init.normal_(table, std=0.1, generator=generator)

@@ -16,6 +16,7 @@ from mbrec.comparison import check_metric
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.evaluation import evaluate_run
+from mbrec.guard import seal
 from mbrec.run import Run
 from mbrec.scoring import Factors
 from mbrec.significance import Paired, holm, paired
@@ -131,7 +132,7 @@ def test_figures_from_before_the_last_training_are_refused(tiny_run: Run, flat_r
         evaluate_run(run.path)
     info = json.loads((tiny_run.path / "run.json").read_text())
     info["files"]["embeddings.safetensors"] = "0" * 64
-    (tiny_run.path / "run.json").write_text(json.dumps(info))
+    (tiny_run.path / "run.json").write_text(json.dumps(seal(info)))
     with pytest.raises(ArtefactError, match=r"before .* was last trained.*mbrec evaluate"):
         compare_runs(tiny_run.path, flat_run.path)
 

@@ -23,12 +23,13 @@ from mbrec.dataset import (
     REJECTS_SCHEMA,
     USERS,
     PreparedDataset,
-    check_behaviors,
     write_dataset,
 )
 from mbrec.errors import ArtefactError, DataError, LeakageError, UsageError
 from mbrec.graph import edge_type
+from mbrec.guard import SEAL
 from mbrec.interactions import INTERACTIONS_SCHEMA
+from mbrec.manifest import check_behaviors
 
 Row = tuple[int, int, str, int | None, str]
 BEHAVIORS = ("click", "purchase")
@@ -183,7 +184,7 @@ def test_a_damaged_manifest_is_one_line(
 @pytest.mark.parametrize("key", ["schema_version", "behaviors", "counts", "content_hash", "files"])
 def test_a_manifest_that_lacks_something_is_one_line(dataset: PreparedDataset, key: str) -> None:
     manifest = dict(dataset.manifest)
-    del manifest[key]
+    del manifest[key], manifest[SEAL]
     (dataset.path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=key):
         PreparedDataset(dataset.path)

@@ -21,6 +21,7 @@ from mbrec.columns import SPLITS
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError, TrainingError, UsageError
 from mbrec.export import ExcludeSeen, export_run
+from mbrec.guard import seal
 from mbrec.run import Run
 from mbrec.scoring import Factors
 
@@ -81,7 +82,7 @@ def test_what_a_user_has_done_is_left_out_as_asked(
 def test_without_exclusion_the_dataset_is_not_needed(tiny_run: Run, tmp_path: Path) -> None:
     info = json.loads((tiny_run.path / "run.json").read_text())
     info["dataset"]["path"] = str(tmp_path / "gone")
-    (tiny_run.path / "run.json").write_text(json.dumps(info))
+    (tiny_run.path / "run.json").write_text(json.dumps(seal(info)))
     assert export_run(tiny_run.path, tmp_path / "lists.csv", exclude_seen="none").rows
     with pytest.raises(ArtefactError, match="--data"):
         export_run(tiny_run.path, tmp_path / "other.csv")

@@ -12,6 +12,7 @@ import torch
 
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError
+from mbrec.guard import seal
 from mbrec.run import EMBEDDINGS, ITEMS, RUN, USERS, Run, write_run_info
 from mbrec.scoring import Factors
 
@@ -38,7 +39,7 @@ def refused(path: Path) -> str:
 
 def edit(path: Path, **changes: object) -> None:
     info = json.loads((path / RUN).read_text())
-    (path / RUN).write_text(json.dumps({**info, **changes}))
+    (path / RUN).write_text(json.dumps(seal({**info, **changes})))
 
 
 def test_what_was_written_is_read_back(tiny_run: Run, tiny_dataset: PreparedDataset) -> None:
