@@ -58,11 +58,13 @@ setup(
             "pytest-cov>=5",
             "pytest-xdist>=3",
             "hypothesis>=6.100",
+            "pytrec_eval-terrier>=0.5.6",  # trec_eval, which the metrics are compared with
             "ruff>=0.6",
             "mypy>=1.11",
             "pandas-stubs",
             "pyyaml>=6",
         ],
+        "fuzz": ["atheris>=2.3"],  # only tests/fuzz/coverage_guided.py asks for it
     },
     entry_points={"console_scripts": ["mbrec=mbrec.cli.main:main"]},
     zip_safe=False,
