@@ -55,6 +55,13 @@ def self_information(train_counts: npt.NDArray[np.int64]) -> FloatArray:
     return information
 
 
+def gini(counts: npt.NDArray[np.int64]) -> float:
+    """Gini of counts (I,) that are not all 0: 0 if all are equal, (I - 1) / I if one has all."""
+    size = len(counts)
+    weights = 2 * np.arange(1, size + 1) - size - 1
+    return float(weights @ np.sort(counts) / (size * counts.sum()))
+
+
 def _at(
     k: int, exposure: npt.NDArray[np.int64], information: FloatArray
 ) -> dict[str, float | None]:
@@ -62,9 +69,8 @@ def _at(
     items, places = len(exposure), int(exposure.sum())
     if not places:
         return {f"{name}@{k}": None for name in BEYOND}
-    weights = 2 * np.arange(1, items + 1) - items - 1
     return {
         f"coverage@{k}": float((exposure > 0).sum() / items),
         f"novelty@{k}": float(exposure @ information / places),
-        f"gini@{k}": float(weights @ np.sort(exposure) / (items * places)),
+        f"gini@{k}": gini(exposure),
     }

@@ -78,7 +78,7 @@ class Crgcn(TrainedMethod):
             embedding_table(count, config.size, config.initializer, context.generator)
             for count in (context.num_users, context.num_items)
         )
-        self._cascade = CascadingGcn(
+        self.cascade = CascadingGcn(
             [context.relation(behavior) for behavior in context.behaviors],
             layers_of(config.layers, context.behaviors),
             config.combination,
@@ -87,7 +87,7 @@ class Crgcn(TrainedMethod):
 
     def propagate(self) -> dict[str, Nodes]:
         """Behavior → e^(b_k) of all nodes."""
-        return dict(self._cascade(Nodes(self.user_emb, self.item_emb)))
+        return dict(self.cascade(Nodes(self.user_emb, self.item_emb)))
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""

@@ -67,13 +67,13 @@ class LightGcn(TrainedMethod):
         self.config = config
         self.behaviors = context.behaviors
         merged = config.graph == "merged"
-        self._relations = {
+        self.relations = {
             name: context.relation(name) for name in ((GLOBAL,) if merged else context.behaviors)
         }
         self.user_emb, self.item_emb = (
             nn.ParameterList(
                 embedding_table(count, config.size, config.initializer, context.generator)
-                for _ in self._relations
+                for _ in self.relations
             )
             for count in (context.num_users, context.num_items)
         )
@@ -83,15 +83,15 @@ class LightGcn(TrainedMethod):
         return {
             name: light_gcn(relation, base, self.config.layers, self.config.combination)
             for (name, relation), base in zip(
-                self._relations.items(), self._base_embeddings(), strict=True
+                self.relations.items(), self._base_embeddings(), strict=True
             )
         }
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
         terms, l2 = {}, []
-        for name, base in zip(self._relations, self._base_embeddings(), strict=True):
-            part = {b: t for b, t in batch.items() if self._relation_of(b) == name}
+        for name, base in zip(self.relations, self._base_embeddings(), strict=True):
+            part = {b: t for b, t in batch.items() if self.relation_of(b) == name}
             if not part:
                 continue
             users = gather(state[name].user, [triples.user_idx for triples in part.values()])
@@ -109,13 +109,14 @@ class LightGcn(TrainedMethod):
         """The propagated embeddings of all nodes."""
         state = self.propagate()
         return {
-            behavior: Factors(*state[self._relation_of(behavior)]) for behavior in self.behaviors
+            behavior: Factors(*state[self.relation_of(behavior)]) for behavior in self.behaviors
         }
 
     def _base_embeddings(self) -> list[Nodes]:
         return [Nodes(*tables) for tables in zip(self.user_emb, self.item_emb, strict=True)]
 
-    def _relation_of(self, behavior: str) -> str:
+    def relation_of(self, behavior: str) -> str:
+        """The relation that ranks `behavior`."""
         return GLOBAL if self.config.graph == "merged" else behavior
 
 

@@ -32,18 +32,17 @@ class CascadingGcn:
         combination: Combination,
         normalize: bool,
     ) -> None:
-        self._relations = tuple(relations)
-        self._layers = tuple(layers)
-        self._combination = combination
-        self._normalize = normalize
+        self.steps = tuple(zip(relations, layers, strict=True))
+        self.combination = combination
+        self.normalize = normalize
 
     def __call__(self, base: Nodes) -> Mapping[str, Nodes]:
         """Behavior → e^(b_k), from the base embeddings e⁰."""
         embeddings = {}
         current = base
-        for relation, layers in zip(self._relations, self._layers, strict=True):
-            learned = light_gcn(relation, current, layers, self._combination)
-            if self._normalize:
+        for relation, layers in self.steps:
+            learned = light_gcn(relation, current, layers, self.combination)
+            if self.normalize:
                 learned = Nodes(F.normalize(learned.user, dim=1), F.normalize(learned.item, dim=1))
             current = Nodes(learned.user + current.user, learned.item + current.item)
             embeddings[relation.name] = current

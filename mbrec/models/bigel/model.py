@@ -122,13 +122,13 @@ class Bigel(TrainedMethod):
         self.behaviors, self.target = context.behaviors, context.target
         self.user_emb = embedding_table(context.num_users, size, config.initializer, generator)
         self.item_emb = embedding_table(context.num_items, size, config.initializer, generator)
-        self._cgl = CascadingGcn(
+        self.cgl = CascadingGcn(
             [context.relation(behavior) for behavior in context.behaviors],
             layers_of(config.layers, context.behaviors),
             config.combination,
             config.normalize,
         )
-        self._global = context.relation(GLOBAL)
+        self.merged = context.relation(GLOBAL)
         self._cpa = ContrastivePreferenceAlignment(
             config.temperature, config.similarity == "cosine"
         )
@@ -137,7 +137,7 @@ class Bigel(TrainedMethod):
         self._cpa_weights = per_behavior(named, aligned, "model.cpa_weight")
         self.cgf, self.gce = nn.ModuleDict(), nn.ModuleDict()
         for behavior in context.auxiliaries:
-            for key in dict.fromkeys((self._key(behavior, "user"), self._key(behavior, "item"))):
+            for key in dict.fromkeys((self.key(behavior, "user"), self.key(behavior, "item"))):
                 self._add_enhancements(key, generator)
 
     def propagate(self) -> BigelState:
@@ -146,9 +146,9 @@ class Bigel(TrainedMethod):
         context = None
         if self.config.gce or self.config.cpa:
             context = light_gcn(
-                self._global, base, self.config.global_layers, self.config.combination
+                self.merged, base, self.config.global_layers, self.config.combination
             )
-        return BigelState(dict(self._cgl(base)), context)
+        return BigelState(dict(self.cgl(base)), context)
 
     def losses(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
         """Equations 13-14: BPR of every behavior, CPA, and L2."""
@@ -192,7 +192,7 @@ class Bigel(TrainedMethod):
         for behavior in self.behaviors[:-1]:
             parts: dict[str, list[Tensor]] = {"cgf": [], "gce": []}
             for side in SIDES:
-                key = self._key(behavior, side)
+                key = self.key(behavior, side)
                 own, target, _ = _tables(state, behavior, self.target, side)
                 every = max(1, len(own) // GATE_SAMPLE)
                 own, target = own[::every], target[::every]
@@ -225,7 +225,7 @@ class Bigel(TrainedMethod):
         """
         if behavior == self.target:
             return own
-        key = self._key(behavior, side)
+        key = self.key(behavior, side)
         if self.config.cgf:
             own = self.cgf[key](own, target)
         if self.config.gce:
@@ -261,7 +261,8 @@ class Bigel(TrainedMethod):
             embeddings[behavior] = found.view(*index.shape, -1)
         return embeddings
 
-    def _key(self, behavior: str, side: Side) -> str:
+    def key(self, behavior: str, side: Side) -> str:
+        """The name under which `cgf` and `gce` hold a behavior's enhancement of a side."""
         # By position: a behavior's name may hold a dot, which torch refuses in a module's name.
         position = self.behaviors.index(behavior)
         return str(position) if self.config.gates_shared else f"{position}-{side}"

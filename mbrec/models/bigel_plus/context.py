@@ -41,13 +41,13 @@ class ContextualBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.temperature, self.negatives = layers, temperature, negatives
-        self._relation = context.relation(GLOBAL)
+        self.relation = context.relation(GLOBAL)
         self.user_emb = embedding_table(context.num_users, size, "xavier", context.generator)
         self.item_emb = embedding_table(context.num_items, size, "xavier", context.generator)
 
     def propagate(self) -> Nodes:
         """The propagated embeddings of all nodes, each of length 1 (0 stays 0)."""
-        nodes = light_gcn(self._relation, Nodes(self.user_emb, self.item_emb), self.layers)
+        nodes = light_gcn(self.relation, Nodes(self.user_emb, self.item_emb), self.layers)
         return Nodes(F.normalize(nodes.user, dim=1), F.normalize(nodes.item, dim=1))
 
     def losses(
