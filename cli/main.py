@@ -18,6 +18,7 @@ from typing import NoReturn
 import click
 from click.shell_completion import shell_complete
 
+from mbrec.cli.console import one_line
 from mbrec.errors import MbrecError
 from mbrec.version import __version__
 
@@ -28,6 +29,8 @@ VERBS = {
     "train": "Train a model on a prepared dataset.",
     "evaluate": "Rank all items for every user and behavior, and measure it.",
     "compare": "Say which of two runs is better, and whether that can be chance.",
+    "inspect": "Say what a prepared dataset or a run is, in figures.",
+    "explain": "Say which behaviors and neighbors carried a score.",
     "bench": "Compare methods under the same search budget, over seeds; resumable.",
     "export": "Write the top-K lists of a run, with the shop's own ids.",
     "synth": "Write a synthetic raw log with planted preferences.",
@@ -35,6 +38,7 @@ VERBS = {
     "doctor": "Say which versions and devices are here, and what to do about what is not.",
 }
 LOGGER = logging.getLogger("mbrec")
+_NO_MEMORY = "Out of memory. See the memory and batch options of this command."
 TERMINATING = ("SIGTERM", "SIGHUP")
 
 
@@ -87,15 +91,6 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
         return prefix + one_line(super().format(record))
-
-
-def one_line(text: str) -> str:
-    """`text` on one line, with control characters shown as escapes.
-
-    File names and raw ids come from strangers; printed as they are, they could drive the terminal.
-    """
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _keep_lines(text: str | None) -> str | None:
@@ -195,7 +190,9 @@ def _run(arguments: list[str]) -> int:
 def _explain(error: Exception) -> str:
     """The message for what was not raised by mbrec on purpose."""
     if isinstance(error, MemoryError):
-        return "Out of memory. See the memory and batch options of this command."
+        return _NO_MEMORY
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch
+        return _NO_MEMORY
     if isinstance(error, ImportError):
         return f"{error}. `mbrec doctor` says what this installation lacks."
     if isinstance(error, OSError):
