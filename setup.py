@@ -3,8 +3,8 @@
 ``cli`` and ``data_prep`` are folders at the top level of this repository, and both names are used
 by other distributions on the package index. They are therefore installed *inside* the package, as
 ``mbrec.cli`` and ``mbrec.data_prep``: nothing collides in a user's environment, and an import such
-as ``from mbrec.data_prep.pipeline import prepare`` is found at ``data_prep/pipeline.py``. The folder
-``bench`` holds the benches that come with mbrec; it is installed likewise, as ``mbrec.presets``.
+as ``from mbrec.data_prep.pipeline import prepare`` is found at ``data_prep/pipeline.py``. The
+folder ``bench`` has the benches that come with mbrec; it is installed as ``mbrec.presets``.
 """
 
 from pathlib import Path
