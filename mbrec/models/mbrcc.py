@@ -181,7 +181,8 @@ def unbalance(assigned: Tensor) -> Tensor:
         assigned: Soft assignments, rows sum to 1. (B, C)
     """
     share = assigned.mean(0)
-    return math.log(len(share)) + torch.xlogy(share, share).sum()
+    # A cluster of nobody adds 0; without the clamp its gradient would be 0 times infinity.
+    return math.log(len(share)) + (share * share.clamp(min=torch.finfo().tiny).log()).sum()
 
 
 def _assignment(size: int, clusters: int, generator: torch.Generator) -> nn.Linear:
