@@ -30,7 +30,7 @@ from mbrec.files import atomic_path, write_json
 from mbrec.graph import Pairs
 from mbrec.ranking import Exclusion, top_k
 from mbrec.results import BehaviorResult, HeldOut, Progress, averages
-from mbrec.run import EMBEDDINGS, Run
+from mbrec.run import EMBEDDINGS, Run, run_to_write
 from mbrec.sampled import Sampled, evaluate_sampled
 from mbrec.scoring import Scorer
 from mbrec.slices import slice_results
@@ -172,36 +172,40 @@ def evaluate_run(
         ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
         DataError: The dataset has no rows in this split.
         DeviceError: CUDA was asked for and there is none.
+        BusyError: Another process writes into the run.
+        StorageError: The run cannot be written to.
     """
     ks = check_ks(ks)
-    run, place = Run(path), pick_device(device)
-    dataset = run.dataset(data, splits=("train", split))
-    if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
-        other = "valid" if split == "test" else "test"
-        raise DataError(
-            f"{dataset.path} has no {split} rows.",
-            f"Evaluate with --split {other}, or prepare the data with another split.",
+    with run_to_write(path) as run:
+        dataset, place = run.dataset(data, splits=("train", split)), pick_device(device)
+        if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
+            other = "valid" if split == "test" else "test"
+            raise DataError(
+                f"{dataset.path} has no {split} rows.",
+                f"Evaluate with --split {other}, or prepare the data with another split.",
+            )
+        scorers = {behavior: run.scorer(behavior).to(place) for behavior in run.behaviors}
+        evaluation = evaluate(
+            scorers,
+            dataset,
+            split,
+            ks=ks,
+            user_batch=user_batch,
+            keep_lists=slices,
+            progress=progress,
         )
-    scorers = {behavior: run.scorer(behavior).to(place) for behavior in run.behaviors}
-    evaluation = evaluate(
-        scorers,
-        dataset,
-        split,
-        ks=ks,
-        user_batch=user_batch,
-        keep_lists=slices,
-        progress=progress,
-    )
-    for behavior in evaluation.missing:
-        log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)
-    if slices:
-        found = slice_results(evaluation.results, dataset, split, ks)
-        evaluation = replace(evaluation, slices=found)
-    if sampled is not None:
-        against = evaluate_sampled(scorers, dataset, split, count=sampled, ks=ks, progress=progress)
-        evaluation = replace(evaluation, sampled=against)
-    _write(run, evaluation)
-    return evaluation
+        for behavior in evaluation.missing:
+            log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)
+        if slices:
+            found = slice_results(evaluation.results, dataset, split, ks)
+            evaluation = replace(evaluation, slices=found)
+        if sampled is not None:
+            against = evaluate_sampled(
+                scorers, dataset, split, count=sampled, ks=ks, progress=progress
+            )
+            evaluation = replace(evaluation, sampled=against)
+        _write(run, evaluation)
+        return evaluation
 
 
 def _write(run: Run, evaluation: Evaluation) -> None:
@@ -211,7 +215,7 @@ def _write(run: Run, evaluation: Evaluation) -> None:
     source = {"dataset": run.dataset_hash, "scores": run.info["files"][EMBEDDINGS]}
     table = table.replace_schema_metadata({SOURCE: json.dumps(source)})
     with atomic_path(run.path / PER_USER.format(split=split)) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
     write_json(run.path / EVALUATION.format(split=split), evaluation.summary())
     if evaluation.slices is not None:
         write_json(run.path / SLICES.format(split=split), evaluation.slices)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,11 @@ from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
 from mbrec.files import atomic_path
 from mbrec.graph import merge
+from mbrec.locks import locked
 from mbrec.ranking import Exclusion, TopK, top_k
 from mbrec.run import Run
-from mbrec.tables import table_writer
+from mbrec.storage import storage_errors
+from mbrec.tables import count_risky, table_writer
 from mbrec.user_lists import find_users, read_user_list
 
 ExcludeSeen = Literal["same", "any", "none"]
@@ -78,6 +81,7 @@ def export_run(
     data: Path | str | None = None,
     device: str = "auto",
     force: bool = False,
+    spreadsheet: bool = False,
     progress: Progress | None = None,
 ) -> Export:
     """Write the top-K lists of a run, atomically.
@@ -96,24 +100,32 @@ def export_run(
             was at training.
         device: "auto", "cpu" or "cuda".
         force: Replace an existing file.
+        spreadsheet: Write CSV that a spreadsheet does not run, see `table_writer`. By default ids
+            are written as they are, for programs to read.
         progress: Called now and then with behavior, users done and users in all.
 
     Raises:
-        UsageError: An unknown suffix or behavior, `k` below 1, or `out` exists.
+        UsageError: An unknown suffix or behavior, `k` below 1, `out` exists, or `spreadsheet` and
+            no CSV.
         DataError: None of `users` is in the run, or their file cannot be read.
         ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
         DeviceError: CUDA was asked for and there is none.
+        BusyError: `out` lies in the run, into which another process writes.
+        StorageError: The disk is full, or `out` cannot be written.
     """
     out = Path(out)
-    open_writer = table_writer(out)
+    open_writer = table_writer(out, spreadsheet=spreadsheet)
     _refuse(out, force)
     run, place = Run(path), pick_device(device)
-    names = _known(behaviors, run)
+    names = known_behaviors(behaviors, run)
     user_idx, unknown = _select(users, run)
     exclusions = _exclusions(run, names, exclude_seen, data)
     rows, short = 0, 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as temporary, open_writer(temporary, _schema(run)) as write:
+    with (
+        _alone(out, run),
+        atomic_path(out) as temporary,
+        open_writer(temporary, _schema(run)) as write,
+    ):
         for behavior in names:
             scorer, exclude = run.scorer(behavior).to(place), exclusions(behavior)
             for start, batch in _steps(user_idx, k):
@@ -124,7 +136,19 @@ def export_run(
                 short += int((best.items[:, -1] < 0).sum())
                 if progress is not None:
                     progress(behavior, start + len(batch), len(user_idx))
+    if not spreadsheet:
+        _warn_of_formulas(out, run)
     return Export(out, k, exclude_seen, names, len(user_idx), rows, short, tuple(unknown))
+
+
+@contextmanager
+def _alone(out: Path, run: Run) -> Iterator[None]:
+    """Make the folder of `out`; if that is in the run, keep other writers out of it."""
+    within = out.resolve().is_relative_to(run.path.resolve())
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(run.path) if within else nullcontext():
+            yield
 
 
 def _refuse(out: Path, force: bool) -> None:
@@ -134,7 +158,18 @@ def _refuse(out: Path, force: bool) -> None:
         raise UsageError(f"{out} exists already.", "Choose another file, or add --force.")
 
 
-def _known(behaviors: Sequence[str] | None, run: Run) -> tuple[str, ...]:
+def _warn_of_formulas(out: Path, run: Run) -> None:
+    risky = count_risky(run.user_ids) + count_risky(run.item_ids)
+    if risky and ".csv" in out.name.lower():
+        log.warning(
+            "%d ids begin as formulas do; %s has them as they are. For a spreadsheet, export with "
+            "--spreadsheet-safe.",
+            risky,
+            out,
+        )
+
+
+def known_behaviors(behaviors: Sequence[str] | None, run: Run) -> tuple[str, ...]:
     """The behaviors to export, in cascade order."""
     unknown = [name for name in behaviors or () if name not in run.behaviors]
     if unknown:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.errors import ArtefactError, UsageError
-from mbrec.locks import LOCK, TEMPORARY, hold, locked
+from mbrec.locks import TEMPORARY, hold, locked
 from mbrec.storage import storage_errors
 
+_GUARD = ".guard"
 _NEW, _OLD = "new", "old"  # in the hidden folder beside a folder that is being made
 
 
@@ -37,16 +38,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path} is a folder.", "Name a file in it.")
     with storage_errors(path):
         sweep(path.parent)
-        handle, temporary = _temporary_file(path)
+        handle, guard = _guard(path.parent)
+        temporary = guard.with_suffix(path.suffix or ".new")
         try:
+            temporary.touch()
             yield temporary
             _sync(temporary)
-            # mkstemp makes private files; artefacts get what any other new file would get.
+            # Some writers make private files; artefacts get what any other new file would get.
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+            guard.unlink(missing_ok=True)
             os.close(handle)
 
 
@@ -108,15 +112,16 @@ def kept_aside(path: Path) -> Path | None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files in `folder` that no process has locked: theirs was killed."""
-    for entry in folder.glob(f"{TEMPORARY}*"):
-        if entry.name == LOCK or entry.is_symlink() or not entry.is_file():
-            continue
+    """Remove the temporary files in `folder` whose guard no process holds: theirs was killed."""
+    for guard in folder.glob(f"{TEMPORARY}*{_GUARD}"):
         with suppress(OSError):
-            handle = os.open(entry, os.O_RDWR | os.O_NOFOLLOW)
+            handle = os.open(guard, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if hold(handle):
-                    entry.unlink()
+                    for entry in folder.glob(f"{guard.stem}.*"):
+                        if entry != guard:
+                            entry.unlink()
+                    guard.unlink()  # last, or nobody would know what the others are
             finally:
                 os.close(handle)
 
@@ -206,10 +211,13 @@ def _work(path: Path) -> Path:
     return path.parent / f"{TEMPORARY}{path.name}"
 
 
-def _temporary_file(path: Path) -> tuple[int, Path]:
-    """A new file in the folder of `path`, locked, for `sweep` to see that it is in use."""
+def _guard(folder: Path) -> tuple[int, Path]:
+    """A new, locked, empty file: while it is held, `sweep` leaves alone what is named after it.
+
+    The temporary file itself would not do: safetensors puts another in its place.
+    """
     while True:
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=_GUARD, dir=folder)
         if hold(handle) is not False and os.fstat(handle).st_nlink:
             return handle, Path(name)
         os.close(handle)  # another process came first, took it for left behind, and removed it

@@ -13,7 +13,8 @@ Reading a run needs neither DGL nor a GPU, and nothing in it is ever unpickled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ from torch import Tensor
 from mbrec.columns import ITEM_ID, ITEM_IDX, SPLITS, USER_ID, USER_IDX, Split
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError
-from mbrec.files import atomic_path, read_json, sha256, write_json
+from mbrec.files import atomic_path, sha256, write_json
+from mbrec.guard import inside, read_ids, read_object, seal
+from mbrec.locks import locked
 from mbrec.packing import pack, unpack
 from mbrec.scoring import Factors, Scorer
+from mbrec.storage import storage_errors
 
 SCHEMA_VERSION = 2
 RUN = "run.json"
@@ -39,6 +43,7 @@ EMBEDDINGS = "embeddings.safetensors"
 USERS = "users.parquet"
 ITEMS = "items.parquet"
 CHECKPOINTS = "checkpoints"
+REMEDY = "Train again, or fetch the whole folder anew."
 
 
 class Run:
@@ -54,9 +59,8 @@ class Run:
             raise ArtefactError(
                 f"{self.path} is no run (it has no {RUN}).", "Make one with `mbrec train`."
             )
-        self.info = read_json(self.path / RUN, "run")
+        self.info = read_object(inside(self.path, RUN), "run", SCHEMA_VERSION, REMEDY)
         try:
-            version = self.info["schema_version"]
             self.model = str(self.info["model"])
             self.behaviors = _names(self.info["behaviors"])
             self.dataset_hash = str(self.info["dataset"]["content_hash"])
@@ -65,11 +69,6 @@ class Run:
             self._scorers: dict[str, Any] = dict(self.info.get("scorers", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(self.path / RUN, f"no usable {error}") from error
-        if version != SCHEMA_VERSION:
-            raise ArtefactError(
-                f"{self.path} has schema version {version}; this mbrec reads {SCHEMA_VERSION}.",
-                "Train it again.",
-            )
         if not self._hashes:
             raise ArtefactError(
                 f"The training in {self.path} has not finished.",
@@ -101,7 +100,7 @@ class Run:
         try:
             scorer = unpack(self._scorers[behavior], self._tensors.__getitem__)
         except (DataError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.path / EMBEDDINGS, str(error)) from error
+            raise _damaged(self.path / EMBEDDINGS, f"it does not fit {RUN}, {error}") from error
         expected = (len(self.user_ids), len(self.item_ids))
         found = (scorer.num_users, scorer.num_items)
         if found != expected:
@@ -163,14 +162,14 @@ class Run:
     def _ids(self, name: str, column: str) -> pa.Array:
         path = self._checked(name)
         try:
-            return pq.read_table(path, columns=[column])[column].combine_chunks()
-        except (OSError, KeyError, pa.ArrowException) as error:
+            return read_ids(path, column)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(path, str(error)) from error
 
     def _checked(self, name: str) -> Path:
-        path = self.path / name
+        path = inside(self.path, name)
         if not path.is_file():
-            raise ArtefactError(f"{path} is missing.", "Train again, or fetch the whole folder.")
+            raise ArtefactError(f"{path} is missing.", REMEDY)
         if sha256(path) != self._hashes.get(name):
             raise _damaged(path, "its SHA-256 is not the one in run.json")
         return path
@@ -192,17 +191,37 @@ def finish_run(
         dataset: What it was trained on.
     """
     descriptions, tensors = pack(scorers)
-    with atomic_path(path / EMBEDDINGS) as temporary:
-        save_file(tensors, temporary)
-    for name, idx, column, ids in (
-        (USERS, USER_IDX, USER_ID, dataset.user_ids),
-        (ITEMS, ITEM_IDX, ITEM_ID, dataset.item_ids),
-    ):
-        with atomic_path(path / name) as temporary:
+    with ExitStack() as stack:
+        new: dict[str, Path] = {}
+        for name in (EMBEDDINGS, USERS, ITEMS):
+            new[name] = stack.enter_context(atomic_path(path / name))
+        with storage_errors(path / EMBEDDINGS):
+            save_file(tensors, new[EMBEDDINGS])
+        for name, idx, column, ids in (
+            (USERS, USER_IDX, USER_ID, dataset.user_ids),
+            (ITEMS, ITEM_IDX, ITEM_ID, dataset.item_ids),
+        ):
             rows = pa.array(range(len(ids)), pa.int32())
-            pq.write_table(pa.table({idx: rows, column: ids}), temporary)
-    hashes = {name: sha256(path / name) for name in (EMBEDDINGS, USERS, ITEMS)}
+            with storage_errors(path / name):
+                pq.write_table(pa.table({idx: rows, column: ids}), new[name])
+        hashes = {name: sha256(temporary) for name, temporary in new.items()}
+        # From here on the files may be of two trainings, and the run is none that can be read.
+        write_run_info(path, {**info, "status": "training"}, dataset, {})
     write_run_info(path, {**info, "scorers": descriptions}, dataset, hashes)
+
+
+@contextmanager
+def run_to_write(path: Path | str) -> Iterator[Run]:
+    """A finished run, with every other process that would write into it kept out.
+
+    Raises:
+        ArtefactError: See `Run`.
+        BusyError: Another process writes into it.
+        StorageError: Its folder cannot be written to.
+    """
+    Run(path)  # nothing is written into what is no run
+    with storage_errors(Path(path)), locked(Path(path)):
+        yield Run(path)
 
 
 def write_run_info(
@@ -211,17 +230,19 @@ def write_run_info(
     """Write `run.json`; `files` maps finished artefacts to their SHA-256, empty while training."""
     write_json(
         path / RUN,
-        {
-            "schema_version": SCHEMA_VERSION,
-            **info,
-            "behaviors": list(dataset.behaviors),
-            "dataset": {
-                "path": str(dataset.path.resolve()),
-                "content_hash": dataset.content_hash,
-                "source": dataset.manifest.get("source"),
-            },
-            "files": dict(files),
-        },
+        seal(
+            {
+                "schema_version": SCHEMA_VERSION,
+                **info,
+                "behaviors": list(dataset.behaviors),
+                "dataset": {
+                    "path": str(dataset.path.resolve()),
+                    "content_hash": dataset.content_hash,
+                    "source": dataset.manifest.get("source"),
+                },
+                "files": dict(files),
+            }
+        ),
     )
 
 
@@ -232,4 +253,4 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _damaged(path: Path, why: str) -> ArtefactError:
-    return ArtefactError(f"{path} is damaged: {why}.", "Train again, or fetch the file anew.")
+    return ArtefactError(f"{path} is damaged: {why}.", REMEDY)

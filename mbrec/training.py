@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,22 +20,29 @@ from mbrec.columns import Split
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.device import make_engine, pick_device
-from mbrec.errors import ArtefactError, DataError, TrainingError, UsageError
+from mbrec.errors import DataError, TrainingError, UsageError
 from mbrec.evaluation import evaluate
-from mbrec.files import atomic_path, read_json, refuse_existing
 from mbrec.health import Finding, HealthWatch, sparse_behaviors
 from mbrec.journal import Journal
+from mbrec.locks import locked
 from mbrec.models.base import Context, Method, Times, TrainedMethod, check_names
 from mbrec.models.registry import find
 from mbrec.randomness import generator
-from mbrec.run import CHECKPOINTS, CONFIG, METRICS, RUN, Run, finish_run, write_run_info
+from mbrec.resuming import check_resumable, origin_of
+from mbrec.run import (
+    CHECKPOINTS,
+    METRICS,
+    Run,
+    finish_run,
+)
 from mbrec.sampling import BatchSampler
+from mbrec.starting import refuse_run, start, write_settings
+from mbrec.storage import storage_errors
 from mbrec.trainer import LAST, Observer, Silent, Trainer
 from mbrec.versions import versions
 from mbrec.weighting import TaskWeighting, make_weighting
 
 VISIBLE: tuple[Split, ...] = ("train", "valid")  # training never sees a test row
-CHANGEABLE = {"train.epochs", "train.patience", "device"}  # by a resumed training
 
 Stop = AbstractContextManager[Callable[[], bool]]
 
@@ -70,6 +76,8 @@ def train_run(
 
     Raises:
         UsageError: `out` exists, or the settings of a resumed training have changed.
+        BusyError: Another process writes into `out`.
+        StorageError: The disk is full; `resume` goes on after the last checkpoint.
         ArtefactError: `data` is no dataset, or there is nothing to resume.
         DeviceError: The device or engine is not there.
         TrainingError: A loss is not finite.
@@ -77,28 +85,44 @@ def train_run(
     """
     out, settings = Path(out), settings or configuration.from_dict({})
     dataset = arrange(PreparedDataset(data, VISIBLE), settings)
-    if resume:
-        _check_resumable(out, dataset, settings)
-    else:
-        if (out / RUN).is_file() and not force:
-            raise UsageError(
-                f"{out} exists already and holds a run.",
-                "Go on with it by --resume, replace it by --force, or choose another path.",
-            )
-        refuse_existing(out, force=force, marker=RUN)
+
+    def check() -> None:
+        if resume:
+            check_resumable(out, dataset, settings)
+        else:
+            refuse_run(out, force)
+
+    check()  # before anything is made there
+    with storage_errors(out), locked(out):
+        check()  # another process may have come first
+        return _train(out, dataset, settings, resume, observer or Silent(), stop)
+
+
+def _train(
+    out: Path,
+    dataset: PreparedDataset,
+    settings: Settings,
+    resume: bool,
+    observer: Observer,
+    stop: Stop | None,
+) -> Run:
+    """`train_run`, alone in `out`."""
     device = pick_device(settings.device)
     method = build_method(dataset, settings, device)
     weighting = _weighting(method, dataset, settings)
     info = _info(settings, device)
+    # Written at the end, read now: by then the dataset may be gone.
+    _ = dataset.user_ids, dataset.item_ids
     if not resume:
-        _start(out, dataset, settings, info)
+        start(out, dataset, settings, info)
     if isinstance(method, TrainedMethod) and weighting is not None:
         health = HealthWatch(dataset.target, _sparse(dataset))
-        journal = Journal(out / METRICS, health, observer or Silent())
+        journal = Journal(out / METRICS, health, observer)
         trainer = _trainer(method, weighting, dataset, settings, out, journal)
         if resume:
+            write_settings(out, settings)
+        if resume and (out / CHECKPOINTS / LAST).is_file():
             trainer.resume()
-            _write_config(out, settings)
         at = _trained(trainer, journal, stop or nullcontext(lambda: False))
         info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
         info.update(_calibrated(method, dataset, settings))
@@ -206,6 +230,7 @@ def _trainer(
         out / CHECKPOINTS,
         validate if held_out else None,
         observer,
+        origin_of(dataset, settings),
     )
     return trainer
 
@@ -246,38 +271,3 @@ def _info(settings: Settings, device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _start(
-    out: Path, dataset: PreparedDataset, settings: Settings, info: Mapping[str, Any]
-) -> None:
-    if out.exists():
-        shutil.rmtree(out)  # refuse_existing has made sure that it is a run, and meant
-    out.mkdir(parents=True)
-    _write_config(out, settings)
-    write_run_info(out, {**info, "status": "training"}, dataset, files={})
-
-
-def _write_config(out: Path, settings: Settings) -> None:
-    with atomic_path(out / CONFIG) as temporary:
-        temporary.write_text(settings.to_toml(), encoding="utf-8")
-
-
-def _check_resumable(out: Path, dataset: PreparedDataset, settings: Settings) -> None:
-    if not (out / RUN).is_file() or not (out / CHECKPOINTS / LAST).is_file():
-        raise ArtefactError(
-            f"{out} has no training to go on with.", "Start one by leaving --resume out."
-        )
-    old = configuration.from_dict(configuration.read_toml(out / CONFIG), f" in {out / CONFIG}")
-    changed = [key for key in configuration.differences(old, settings) if key not in CHANGEABLE]
-    if changed:
-        raise UsageError(
-            f"{out} was started with another {', '.join(changed)}.",
-            "A resumed training keeps its settings; start a new run to change them.",
-        )
-    started_on = read_json(out / RUN, "run").get("dataset", {}).get("content_hash")
-    if started_on != dataset.content_hash:
-        raise ArtefactError(
-            f"{dataset.path} is not the dataset that {out} was started on.",
-            "Give the same dataset, or start a new run.",
-        )

@@ -118,7 +118,8 @@ def test_where_there_are_no_locks_it_is_said_and_the_work_is_done(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    (tmp_path / ".mbrec-left.csv").touch()
+    for name in (".mbrec-left.csv", ".mbrec-left.guard"):
+        (tmp_path / name).touch()
     with caplog.at_level(logging.WARNING), locked(tmp_path / "run"):
         assert "has no locks" in caplog.text
     with atomic_path(tmp_path / "lists.csv") as temporary:
