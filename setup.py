@@ -63,7 +63,11 @@ setup(
             "mypy>=1.11",
             "pandas-stubs",
             "pyyaml>=6",
+            "tensorboard>=2.17",
+            "mlflow-skinny>=2.14",
         ],
+        "tensorboard": ["tensorboard>=2.17"],  # mbrec train --track tensorboard
+        "mlflow": ["mlflow-skinny>=2.14"],  # mbrec train --track mlflow; the client alone
         "fuzz": ["atheris>=2.3"],  # only tests/fuzz/coverage_guided.py asks for it
     },
     entry_points={"console_scripts": ["mbrec=mbrec.cli.main:main"]},

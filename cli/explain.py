@@ -98,14 +98,14 @@ def explanation_text(explanation: Explanation, top: int, plots: Plots) -> str:
 
 
 def _table(title: str, rows: list[tuple[str, float]], score: float, plots: Plots) -> str:
-    """One line per share: value, percent of the score, and a bar by size."""
+    """One line per share: value, percent of the score's size, and a bar."""
     first = max(len(title), *(len(name) + 2 for name, _ in rows))
     most = max(abs(value) for _, value in rows) or 1.0
-    lines = [f"{title:<{first}}{'value':>11}{'of score':>10}"]
+    lines = [f"{title:<{first}}{'value':>11}{'of |score|':>12}"]
     for name, value in rows:
-        percent = f"{value / score:.1%}" if score else "-"
+        percent = f"{value / abs(score):.1%}" if score else "-"
         bar = ("-" if value < 0 else " ") + plots.bar(abs(value) / most, 16).rstrip()
-        lines.append(f"{'  ' + name:<{first}}{value:>11.5f}{percent:>10} {bar}".rstrip())
+        lines.append(f"{'  ' + name:<{first}}{value:>11.5f}{percent:>12} {bar}".rstrip())
     return "\n".join(lines)
 
 

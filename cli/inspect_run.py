@@ -35,11 +35,12 @@ def _head(shown: Mapping[str, Any]) -> str:
     data = shown["dataset"]
     here = "" if data["found"] else " (not there any more)"
     versions = shown["versions"] or {}
+    content = str(data.get("content_hash"))[:12]
     named = ", ".join(f"{name} {versions[name]}" for name in ("mbrec", "torch") if name in versions)
     return (
         f"Run {shown['path']}: {shown['model']}, seed {shown['seed']}, {shown['status']}\n"
         f"  data       {data.get('path')}{here}\n"
-        f"             source {data.get('source')}, content hash {data.get('content_hash')}\n"
+        f"             source {data.get('source')}, content hash {content}\n"
         f"  behaviors  {', '.join(shown['behaviors'] or ())}\n"
         f"  made       {shown['started']} on {shown['device']}, {shown['threads']} threads, "
         f"engine {shown['engine']}, {named}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from mbrec.cli.console import printable, show, show_json
 from mbrec.models import BUILT_IN
 
 
@@ -38,6 +39,13 @@ from mbrec.models import BUILT_IN
     type=click.Choice(["dgl", "torch"]),
     help="Who passes the messages; torch needs no DGL.  [default: dgl]",
 )
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="KIND",
+    help="Show the figures of every epoch elsewhere too: tensorboard (files in the run's folder), "
+    "mlflow (files in mlruns/ beside it) or mlflow:ADDRESS; may be repeated.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the training that is in --out.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -58,6 +66,7 @@ def command(
     seed: int | None,
     device: str | None,
     engine: str | None,
+    track: tuple[str, ...],
     resume: bool,
     force: bool,
     as_json: bool,
@@ -72,45 +81,48 @@ def command(
     \b
     mbrec train data/ub --out runs/ub
     mbrec train data/ub --out runs/no-gce --set model.gce=false --seed 7
+    mbrec train data/ub --out runs/ub --track tensorboard
     mbrec train data/ub --out runs/ub --resume
     """
     from mbrec.cli.main import Terminated
     from mbrec.cli.stopping import StopSignal
     from mbrec.config import resolve
-    from mbrec.errors import StoppedError, UsageError
+    from mbrec.errors import StoppedError, StorageError, UsageError
+    from mbrec.resuming import own_settings
     from mbrec.run import CHECKPOINTS, CONFIG
+    from mbrec.tracking import make_tracker, tracked
     from mbrec.trainer import LAST
     from mbrec.training import train_run
 
     if resume and force:
         raise UsageError("--resume goes on with a run and --force replaces it.", "Give only one.")
-    if resume and config is None and (out / CONFIG).is_file():
+    if resume and config is None and (out / CONFIG).exists():
+        own_settings(out)  # says so if the file is damaged
         config = out / CONFIG
     options = {"method": method, "seed": seed, "device": device, "engine": engine}
     settings = resolve(config, options, overrides)
     again = shlex.join(["mbrec", "train", str(data), "--out", str(out), "--resume"])
     stop = StopSignal()
+    trackers = [make_tracker(kind) for kind in track]
     try:
-        with closing(_Observer()) as observer:
+        with closing(_Observer()) as bar, tracked(bar, trackers, out, settings) as observer:
             run = train_run(
                 data, out, settings, resume=resume, force=force, observer=observer, stop=stop
             )
     except StoppedError as error:
-        click.echo(f"{error} Go on with: {again}", err=True)
+        show(f"{error} Go on with: {again}", err=True)
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise Terminated(stop.number) from error
-    except (KeyboardInterrupt, Terminated):
+    except (KeyboardInterrupt, Terminated, StorageError):
         if (out / CHECKPOINTS / LAST).is_file():
-            click.echo(f"What was saved last is kept; go on with: {again}", err=True)
+            show(f"What was saved last is kept; go on with: {again}", err=True)
         raise
     if as_json:
-        import json
-
-        click.echo(json.dumps(run.info, indent=2))
+        show_json(run.info)
         return
-    click.echo(_table(run.info))
-    click.echo(f"Run: {out}   Next: mbrec evaluate {out}")
+    show(_table(run.info))
+    show(f"Run: {out}   Next: mbrec evaluate {out}")
 
 
 def _list_settings(context: click.Context, method: str | None) -> None:
@@ -121,8 +133,8 @@ def _list_settings(context: click.Context, method: str | None) -> None:
     from mbrec.config import describe
 
     for key, default, text in describe(method):
-        click.echo(f"{key} = {json.dumps(default)}")
-        click.echo(click.wrap_text(text, initial_indent="    ", subsequent_indent="    "))
+        show(f"{key} = {json.dumps(default)}")
+        show(click.wrap_text(text, initial_indent="    ", subsequent_indent="    "))
     context.exit()
 
 
@@ -163,7 +175,7 @@ class _Observer:
         weights = record.get("weights", {})
         if len(set(weights.values())) > 1:
             line += "  weights " + " ".join(f"{name} {w:.2f}" for name, w in weights.items())
-        tqdm.write(f"{line}  {record['seconds']:.1f} s", file=sys.stderr)
+        tqdm.write(printable(f"{line}  {record['seconds']:.1f} s"), file=sys.stderr)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -16,23 +16,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mbrec.tracking import scalars
+
 METRICS = "metrics.jsonl"
 START_SECONDS = 60
-
-
-def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a line as (tag, value): {"loss": {"l2": 1}} gives ("loss/l2", 1.0)."""
-    metric = record.get("metric")  # the line says which metric the figures beside it are of
-    here = f"{prefix}{metric}/" if isinstance(metric, str) else prefix
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from scalars(value, f"{here}{name}/")
-        elif isinstance(value, int | float) and name != "epoch":
-            yield f"{here}{name}", float(value)
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrec import config as configuration
+from mbrec.dataset import MANIFEST
 from mbrec.errors import ArtefactError, MbrecError
 from mbrec.files import read_json
 from mbrec.guard import inside, read_object
@@ -154,8 +155,18 @@ def _commands(path: Path, data: str, finished: bool, info: Mapping[str, Any]) ->
     if not finished:
         return [shlex.join(["mbrec", "train", data, "--out", run, "--resume"])]
     target = str((info.get("behaviors") or [""])[-1])
+    split = [] if _has_test_rows(Path(data)) else ["--split", "valid"]
     return [
-        shlex.join(["mbrec", "evaluate", run]),
+        shlex.join(["mbrec", "evaluate", run, *split]),
         shlex.join(["mbrec", "export", run, "--k", "20", "--out", "lists.parquet"]),
         shlex.join(["mbrec", "explain", run, "--behavior", target]) + " --user ID --item ID",
     ]
+
+
+def _has_test_rows(data: Path) -> bool:
+    """Whether the dataset can be evaluated on its test part; yes where it cannot be read."""
+    try:
+        counts = read_json(data / MANIFEST, "manifest")["counts"]["splits"]["test"]
+        return any(counts.values())
+    except (MbrecError, KeyError, TypeError, AttributeError):
+        return True

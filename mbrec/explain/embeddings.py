@@ -14,6 +14,7 @@ from mbrec.checkpoint import Part
 from mbrec.columns import GLOBAL
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
+from mbrec.errors import ArtefactError
 from mbrec.explain.carried import Carried, Center
 from mbrec.explain.mixture import mixture
 from mbrec.explain.shares import Done, Shares, single
@@ -66,7 +67,8 @@ class EmbeddingShares:
             return shares
         self.fitted = True
         user, item = self._pair
-        return mixture(scorer, user, item, done_by(self._dataset, 0, user))
+        found = mixture(scorer, user, item, done_by(self._dataset, 0, user))
+        return [s.scaled(1.0, f"{name}: {s.part}") for s in found] if name else found
 
     def _by_model(self, scorer: Factors, name: str) -> list[Shares] | None:
         if self._method is None:
@@ -104,7 +106,11 @@ class EmbeddingShares:
         if not isinstance(method, TrainedMethod):
             return None
         average = WeightAverage(method, settings.train.average)
-        checkpoint.load(path, [Part(method, None), Part(average, None, "average-")])
+        try:
+            checkpoint.load(path, [Part(method, None), Part(average, None, "average-")])
+        except ArtefactError as error:  # of another release, say; what ranks is not touched by it
+            log.warning("%s The final embeddings alone are looked at.", error.message)
+            return None
         average.keep()
         return method.eval()
 
