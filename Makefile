@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Threads that wait must not spin: the tests run in as many processes as there are cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test test-slow check format clean
+.PHONY: install demo test test-slow check format licenses audit clean
 
 $(INSTALLED): setup.py constraints.txt mbrec/version.py
 	$(PYTHON) -m venv $(VENV)
@@ -39,5 +39,22 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Every installed distribution with its license; fails on one that is not allowed.
+licenses: $(INSTALLED)
+	$(BIN)/python tools/licenses.py
+
+# Known vulnerabilities of all that is pinned. pip-audit has an environment of its own, so that what
+# it needs does not get between mbrec and its dependencies. Exit code 3: the database was not reached.
+AUDIT := $(VENV)-audit
+AUDIT_OPTIONS ?=
+
+$(AUDIT)/.installed: tools/audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --require-hashes --requirement tools/audit.lock
+	touch $(AUDIT)/.installed
+
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/python tools/audit.py $(AUDIT_OPTIONS) constraints.txt docker/locks/*.lock
+
 clean:
-	rm -rf build dist demo-out $(VENV)
+	rm -rf build dist demo-out $(VENV) $(VENV)-audit

@@ -127,7 +127,9 @@ def load(
                 state = _under(f"{part.prefix}optimizer/", tensors)
                 _load_optimizer(part.optimizer, part.module, state)
     except FileNotFoundError as error:
-        raise ArtefactError(f"There is no checkpoint {path}.", "Train without --resume.") from error
+        raise ArtefactError(
+            f"There is no checkpoint {path}.", "Train again with --force."
+        ) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ArtefactError(

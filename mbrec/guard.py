@@ -64,9 +64,7 @@ def read_columns(path: Path, columns: Sequence[str], codes: Sequence[str] = ()) 
         OSError, pa.ArrowException: It is no Parquet file, or damaged.
         TrainingError: It does not fit into memory.
     """
-    with pq.ParquetFile(
-        path, read_dictionary=list(columns), page_checksum_verification=True
-    ) as file:
+    with _opened(path, columns) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
         missing = [name for name in columns if name not in schema.names]
         if missing:
@@ -146,6 +144,13 @@ def read_object(path: Path, what: str, version: int, remedy: str) -> dict[str, A
     if value.get(SEAL, found) != found:
         raise ArtefactError(f"{path} is damaged: it was changed after it was written.", remedy)
     return value
+
+
+def _opened(path: Path, texts: Sequence[str]) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, read_dictionary=list(texts), page_checksum_verification=True)
+    except KeyError as error:  # no such column, or one of lists
+        raise ValueError(f"it has no plain column {error.args[0]!r}") from error
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -79,8 +79,13 @@ def origin_of(dataset: PreparedDataset, settings: Settings) -> dict[str, Any]:
 def _check_journal(path: Path) -> None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for line in lines[:-1]:  # the last one may have been cut when the process died
-            record = json.loads(line)
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                if number == len(lines):  # older releases may have been killed within it
+                    continue
+                raise
             float(record["epoch"])
             valid = record.get("valid", {})
             [float(value) for name, value in valid.items() if name != "metric"]
