@@ -19,8 +19,8 @@ _MAX_SECONDS = 10**11
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})")
 # Fraction and zone after the 19 characters of a full ISO time.
 _ISO_TAIL = r"^(?:\.\d+)?\s*(?:Z|UTC|GMT|([+-](?:[01]\d|2[0-3]))(?::?([0-5]\d))?)?$"
-# The engine's own cast also takes `2-08-15 02:14:30`, as a time in the year 2.
-_ISO_HEAD = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?$"
+# The cast takes 2-08-15 02:14:30 too, in the year 2, and 24:00:00, on the next day.
+_ISO_HEAD = r"^\d{4}-\d{2}-\d{2}(?:[ T](?:[01]\d|2[0-3]):\d{2}(?::\d{2})?)?$"
 
 
 @ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]

@@ -153,7 +153,7 @@ class PreparedDataset:
         path = self._checked(INTERACTIONS)
         table = Interactions.read(path, self.behaviors)
         try:
-            table.check_order(self.num_users, self.num_items)
+            table.check_sound(self.behaviors, self.num_users, self.num_items)
         except DataError as error:
             raise _damaged(path, error.message.rstrip(".")) from error
         return table

@@ -26,6 +26,13 @@ INTERACTIONS_SCHEMA = pa.schema(
 )
 
 
+_TWO_SPLITS: tuple[tuple[Split, Split], ...] = (
+    ("train", "valid"),
+    ("train", "test"),
+    ("valid", "test"),
+)
+
+
 @dataclass(frozen=True)
 class Interactions:
     """The columns of `interactions.parquet`, sorted by part, user and item.
@@ -81,11 +88,14 @@ class Interactions:
             for s, split in enumerate(SPLITS)
         }
 
-    def check_order(self, num_users: int, num_items: int) -> None:
-        """Check what can be seen in one pass: known nodes, sorted, no pair twice in a part.
+    def check_sound(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
+        """Check what was not written by `mbrec prep`: known nodes, sorted, no pair twice.
+
+        Cheap enough for every opening: one pass, and a search for every held-out pair among those
+        of training.
 
         Raises:
-            DataError: Otherwise.
+            DataError: Otherwise; a pair in two splits by the behavior and splits.
         """
         self._check_nodes(num_users, num_items)
         part, user, item = (
@@ -93,6 +103,7 @@ class Interactions:
         )
         if np.any(4 * part + 2 * user + item <= 0):
             raise DataError("Its rows are not sorted, or hold a pair twice.")
+        self._check_apart(behaviors, num_items)
 
     def _check_nodes(self, num_users: int, num_items: int) -> None:
         for what, idx, count in (
@@ -112,21 +123,33 @@ class Interactions:
         if np.any(np.diff(self.part) < 0):
             raise DataError("The interactions are not sorted by behavior and split.")
         for code, behavior in enumerate(behaviors):
-            keys: dict[str, npt.NDArray[np.int64]] = {}
             for split in SPLITS:
-                pairs = self.pairs(self.rows(code, split))
-                keys[split] = pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
-                if np.any(np.diff(keys[split]) <= 0):
+                if np.any(np.diff(self._keys(code, split, num_items)) <= 0):
                     raise DataError(
                         f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
                     )
-            for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-                both = np.isin(keys[second], keys[first], assume_unique=True)
-                if both.any():
+        self._check_apart(behaviors, num_items)
+
+    def _check_apart(self, behaviors: Sequence[str], num_items: int) -> None:
+        """Refuse a pair of one behavior in two splits; the rows are sorted."""
+        for code, behavior in enumerate(behaviors):
+            keys = {split: self._keys(code, split, num_items) for split in SPLITS}
+            for first, second in _TWO_SPLITS:
+                among, wanted = keys[first], keys[second]
+                if not len(among):
+                    continue
+                places = np.searchsorted(among, wanted).clip(max=len(among) - 1)
+                both = int((among[places] == wanted).sum())
+                if both:
                     raise DataError(
-                        f"{int(both.sum())} pairs of {behavior!r} stand in {first} and {second}.",
+                        f"{both} pairs of {behavior!r} stand in {first} and {second}.",
                         "A pair of one behavior may stand in one split only.",
                     )
+
+    def _keys(self, behavior: int, split: Split, num_items: int) -> npt.NDArray[np.int64]:
+        """One number per pair of a part, ascending."""
+        pairs = self.pairs(self.rows(behavior, split))
+        return pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
 
 
 def _indices(column: pa.ChunkedArray) -> IntArray:

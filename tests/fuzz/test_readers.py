@@ -70,6 +70,7 @@ def test_a_file_spoiled_as_a_whole_is_read_or_refused_with_a_message(
         ("jd-2019", b"7,8,2-08-15 02:14:30,9,1", "timestamp is not of the form ISO"),
         ("csv", b"7,buy,2018-01-30 1:05 UTC,8,test", "timestamp is not of the form ISO"),
         ("csv", b"7,buy,2018-01-30 01:05:00+99,8,test", "timestamp is not of the form ISO"),
+        ("csv", b"7,buy,2018-01-30 24:00:00,8,test", "timestamp is not of the form ISO"),
         ("csv", b"7,buy,2018-01-30 01:05:00+02:,8,test", "timestamp is not of the form ISO"),
         # Microseconds as milliseconds are the year 47,000.
         ("tsv", b"7\t8\t1511544000000000", "timestamp is not Unix time in milliseconds"),
