@@ -28,6 +28,7 @@ from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
 from mbrec.files import atomic_path, write_json
 from mbrec.graph import Pairs
+from mbrec.model_card import write_card
 from mbrec.ranking import Exclusion, top_k
 from mbrec.results import BehaviorResult, HeldOut, Progress, averages
 from mbrec.run import EMBEDDINGS, Run, run_to_write
@@ -205,6 +206,7 @@ def evaluate_run(
             )
             evaluation = replace(evaluation, sampled=against)
         _write(run, evaluation)
+        write_card(run.path, dataset.manifest)
         return evaluation
 
 

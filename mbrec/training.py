@@ -25,6 +25,7 @@ from mbrec.evaluation import evaluate
 from mbrec.health import Finding, HealthWatch, sparse_behaviors
 from mbrec.journal import Journal
 from mbrec.locks import locked
+from mbrec.model_card import write_card
 from mbrec.models.base import Context, Method, Times, TrainedMethod, check_names
 from mbrec.models.registry import find
 from mbrec.randomness import generator
@@ -129,6 +130,7 @@ def _train(
     scorers = method.scorers()
     info["valid"] = evaluate(scorers, dataset, "valid").summary() if _held_out(dataset) else None
     finish_run(out, {**info, "status": "finished"}, scorers, dataset)
+    write_card(out, dataset.manifest)
     return Run(out)
 
 
