@@ -6,6 +6,7 @@ is not allowed to, Python's own sockets are watched.
 
 import ctypes
 import os
+import socket
 import struct
 import sys
 
@@ -46,5 +47,7 @@ def _python() -> None:
     sys.addaudithook(watch)
 
 
+# On its import, urllib3 asks this machine, and no other, whether it knows IPv6; DGL imports it.
+socket.has_ipv6 = False
 _python()
 os.environ["NO_NETWORK"] = "kernel" if _kernel() else "python"

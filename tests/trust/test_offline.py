@@ -41,7 +41,7 @@ def test_the_guard_sees_who_asks(offline: dict[str, str], by: str) -> None:
 
 
 def test_the_demo_runs_without_a_network(offline: dict[str, str], tmp_path: Path) -> None:
-    size = ("--users", "300", "--items", "120", "--events", "25000")
+    size = ("--users", "300", "--items", "120", "--events", "20000")
     done = run(offline, "-m", "mbrec", "demo", "--out", str(tmp_path / "demo"), *size)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "demo" / "lists.csv").stat().st_size
