@@ -36,7 +36,7 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 def _text(report: Report) -> str:
-    from mbrec.cli.main import one_line
+    from mbrec.cli.console import one_line
     from mbrec.version import __version__
 
     width = max(len(finding.name) for finding in report.findings)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from mbrec.cli.console import show, show_json
 from mbrec.cli.evaluation_tables import beyond_table, metrics_table, sampled_table, slices_table
 from mbrec.cli.progress import UserProgress
 
@@ -104,7 +104,7 @@ def command(
     if as_json:
         more = {"slices": evaluation.slices, "sampled": against}
         shown = {**summary, **{name: value for name, value in more.items() if value is not None}}
-        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        show_json(shown)
         return
     blocks = [metrics_table(summary, ks)]
     files = [f"evaluation.{split}.json", f"per_user.{split}.parquet"]
@@ -114,5 +114,5 @@ def command(
     if against is not None:
         blocks.append(sampled_table(against, ks))
         files.append(f"evaluation.{split}.sampled{sampled}.json")
-    click.echo("\n\n".join(blocks))
-    click.echo(f"Written to {run}: {', '.join(files)}")
+    show("\n\n".join(blocks))
+    show(f"Written to {run}: {', '.join(files)}")

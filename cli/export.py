@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mbrec.cli.console import show, show_json
 from mbrec.cli.progress import UserProgress
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where to rank; auto takes CUDA where there is one.",
 )
+@click.option(
+    "--spreadsheet-safe",
+    "spreadsheet",
+    is_flag=True,
+    help="For CSV that people open in a spreadsheet: ids that begin with = + - @ or a tab get an "
+    "apostrophe in front, and cells are quoted, so that none is run as a formula. Without it, ids "
+    "are written as they are.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def command(
@@ -73,6 +82,7 @@ def command(
     exclude_seen: ExcludeSeen,
     data: Path | None,
     device: str,
+    spreadsheet: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -97,15 +107,14 @@ def command(
             exclude_seen=exclude_seen,
             data=data,
             device=device,
+            spreadsheet=spreadsheet,
             force=force,
             progress=progress,
         )
     if as_json:
-        import json
-
-        click.echo(json.dumps(export.summary(), indent=2, ensure_ascii=False))
+        show_json(export.summary())
         return
-    click.echo(_sentence(export))
+    show(_sentence(export))
 
 
 def _sentence(export: Export) -> str:
