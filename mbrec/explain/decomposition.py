@@ -17,7 +17,7 @@ from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Su
 
 POPULARITY = "popularity"
 SIMILAR = "similar items"
-STORED = "own history"
+STORED = "stored score"
 EMBEDDINGS = "embeddings"
 
 FactorShares = Callable[[Factors, str], list[Shares]]
@@ -72,11 +72,13 @@ def _score(scorer: Scorer, asked: Asked) -> float:
 
 
 def _own(part: str, asked: Asked, value: float) -> list[Shares]:
-    """A score that the user and the item have for what she has done to it."""
+    """A score kept for this user and item: for what she has done to it, or by walks."""
     prefix, _, behavior = part.partition("/")
     nodes, values = np.array([asked.item]), np.array([value])
     if prefix == "history" and behavior in asked.done.behaviors:
         return [Shares(part, behavior, 0, nodes, values)]
+    if asked.item not in asked.done.known():
+        return [single(part, value)]
     return asked.done.combined(part, 0, nodes, values)
 
 
