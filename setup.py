@@ -53,6 +53,8 @@ setup(
         "tomli-w>=1",
     ],
     extras_require={
+        "ann": ["faiss-cpu>=1.8"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "dev": [
             "pytest>=8",
             "pytest-cov>=5",
@@ -65,6 +67,13 @@ setup(
             "pyyaml>=6",
             "tensorboard>=2.17",
             "mlflow-skinny>=2.14",
+            # What the tests of the extras need.
+            "faiss-cpu>=1.8",
+            "fastapi>=0.115",
+            "httpx>=0.27",
+            "prometheus-client>=0.20",
+            "schemathesis>=4",
+            "uvicorn>=0.30",
         ],
         "tensorboard": ["tensorboard>=2.17"],  # mbrec train --track tensorboard
         "mlflow": ["mlflow-skinny>=2.14"],  # mbrec train --track mlflow; the client alone

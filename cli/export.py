@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mbrec.cli.console import show, show_json
 from mbrec.cli.progress import UserProgress
 
 if TYPE_CHECKING:
-    from mbrec.export import ExcludeSeen, Export
+    from mbrec.export import Export
+
+_LISTS_ONLY = frozenset(
+    ("--out", "--k", "--users", "--exclude-seen", "--data", "--device", "--spreadsheet-safe")
+)
 
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--out",
-    required=True,
     type=click.Path(path_type=Path),
     help="The file to write: .parquet, .csv or .jsonl (.csv.gz and .jsonl.gz too).",
+)
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Instead of lists, write the vectors of users and items as .npy, with their ids: their "
+    "inner product is the score.",
+)
+@click.option(
+    "--faiss",
+    is_flag=True,
+    help="With --embeddings: a FAISS flat index of the items of each behavior, too.",
 )
 @click.option(
     "--k",
@@ -73,48 +89,75 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: Path,
-    out: Path,
-    k: int,
-    behaviors: tuple[str, ...],
-    users: Path | None,
-    exclude_seen: ExcludeSeen,
-    data: Path | None,
-    device: str,
-    spreadsheet: bool,
-    force: bool,
+    out: Path | None,
+    embeddings: Path | None,
+    faiss: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     r"""Write the top-K lists of RUN, with the shop's own ids.
 
     One row per user, behavior and rank: user_id, behavior, rank (1 is best), item_id, score.
-    Users of --users that the run does not know are named and counted.
+    Users of --users that the run does not know are named and counted. With --embeddings, the
+    vectors behind the scores are written instead.
 
     \b
     mbrec export runs/ub --k 20 --out lists.parquet
     mbrec export runs/ub --k 5 --behavior purchase --users vip.txt --exclude-seen any --out vip.csv
+    mbrec export runs/ub --embeddings vectors
     """
+    options["behaviors"] = options["behaviors"] or None
+    _check_combination(ctx, out, embeddings)
+    if embeddings is not None:
+        _write_embeddings(run, embeddings, faiss, as_json, options)
+        return
     from mbrec.export import export_run
 
+    assert out is not None  # or `_check_combination` had complained
     with UserProgress() as progress:
-        export = export_run(
-            run,
-            out,
-            k=k,
-            behaviors=behaviors or None,
-            users=users,
-            exclude_seen=exclude_seen,
-            data=data,
-            device=device,
-            spreadsheet=spreadsheet,
-            force=force,
-            progress=progress,
-        )
+        export = export_run(run, out, progress=progress, **options)
     if as_json:
         show_json(export.summary())
         return
     show(_sentence(export))
+
+
+def _check_combination(ctx: click.Context, out: Path | None, embeddings: Path | None) -> None:
+    """Refuse options that would be passed over in silence."""
+    given = {
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    }
+    if out is None and embeddings is None:
+        raise click.UsageError("Missing option '--out' (or '--embeddings').", ctx)
+    if embeddings is None and "--faiss" in given:
+        raise click.UsageError("--faiss goes with --embeddings.", ctx)
+    foreign = sorted((given & _LISTS_ONLY) if embeddings is not None else ())
+    if foreign:
+        raise click.UsageError(f"--embeddings does not go with {', '.join(foreign)}.", ctx)
+
+
+def _write_embeddings(
+    run: Path, out: Path, faiss: bool, as_json: bool, options: dict[str, Any]
+) -> None:
+    from mbrec.embeddings import export_embeddings
+
+    written = export_embeddings(
+        run, out, behaviors=options["behaviors"], faiss=faiss, force=options["force"]
+    )
+    if as_json:
+        show_json(written.summary())
+        return
+    sizes = ", ".join(f"{name} ({size})" for name, size in written.sizes.items())
+    show(
+        f"Wrote the vectors of {written.users:,} users and {written.items:,} items to "
+        f"{written.path}: {sizes}. Their inner product is the score."
+    )
 
 
 def _sentence(export: Export) -> str:

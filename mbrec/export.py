@@ -119,7 +119,7 @@ def export_run(
     run, place = Run(path), pick_device(device)
     names = known_behaviors(behaviors, run)
     user_idx, unknown = _select(users, run)
-    exclusions = _exclusions(run, names, exclude_seen, data)
+    exclusions = seen_items(run, names, exclude_seen, data)
     rows, short = 0, 0
     with (
         _alone(out, run),
@@ -205,7 +205,7 @@ def _select(
     return torch.from_numpy(found), unknown
 
 
-def _exclusions(
+def seen_items(
     run: Run, behaviors: Sequence[str], seen: ExcludeSeen, data: Path | str | None
 ) -> Callable[[str], Exclusion | None]:
     """Behavior → the items that its lists leave out."""

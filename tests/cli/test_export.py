@@ -61,7 +61,12 @@ def test_unknown_users_are_counted_on_both_streams(
         (["--out", "{tmp}/a.csv", "--users", "{tmp}/gone.txt"], 1, "There is no file"),
         (["--out", "{tmp}/a.csv", "--users", "{tmp}/empty.txt"], 1, "names no user"),
         (["--out", "{tmp}/old.csv/a.csv"], 1, "old.csv"),
-        ([], 2, "Missing option '--out'"),
+        (["--embeddings", "{tmp}/run"], 2, "add --force"),
+        (["--embeddings", "{tmp}/run", "--force"], 2, "holds other things"),
+        (["--embeddings", "{tmp}/old.csv"], 2, "is a file, not a folder"),
+        (["--embeddings", "{tmp}/a", "--k", "5"], 2, "--embeddings does not go with --k."),
+        (["--out", "{tmp}/a.csv", "--faiss"], 2, "--faiss goes with --embeddings."),
+        ([], 2, "Missing option '--out' (or '--embeddings')."),
     ],
 )
 def test_wrong_usage_is_said_in_a_line_and_leaves_nothing_behind(
@@ -84,3 +89,16 @@ def test_wrong_usage_is_said_in_a_line_and_leaves_nothing_behind(
     assert said.out == ""
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "old.csv").read_text() == "mine"
+
+
+def test_vectors_are_written_in_place_of_lists(tiny_run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "vectors"
+    arguments = [str(tiny_run.path), "--embeddings", str(out), "--behavior", "purchase"]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        f"Wrote the vectors of 24 users and 30 items to {out}: purchase (4). "
+        "Their inner product is the score.\n"
+    )
+    done = CliRunner().invoke(command, [*arguments, "--force", "--json"])
+    assert json.loads(done.stdout)["sizes"] == {"purchase": 4}
