@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mbrec.errors import StorageError
+from mbrec.errors import MbrecError, StorageError
 from mbrec.locks import TEMPORARY
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -26,8 +26,12 @@ def storage_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except StorageError:
+        raise  # whoever is nearer to the file knows its name
     except Exception as error:
         code = _error_code(error)
+        if code is None:
+            raise
         if code in _FULL:
             raise StorageError(
                 f"Cannot write {path}: {os.strerror(code)}.",
@@ -42,12 +46,18 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _error_code(error: Exception) -> int | None:
-    """The system's error number; safetensors and Arrow give it in their texts alone."""
+def _error_code(error: BaseException) -> int | None:
+    """The system's error number; some libraries give it, or what it means, in their texts alone."""
+    if isinstance(error, MbrecError):  # its own text may quote anything
+        return _error_code(error.__cause__) if error.__cause__ is not None else None
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"(?:os error|[Ee]rrno) (\d+)", str(error))
-    return int(found[1]) if found else None
+    text = str(error).strip()
+    found = re.search(r"(?:os error|[Ee]rrno) (\d+)", text)  # safetensors, Arrow
+    if found:
+        return int(found[1])
+    ending = text.partition("\n")[0].rstrip(".")  # DuckDB
+    return next((code for code in _FULL if ending.endswith(os.strerror(code))), None)
 
 
 def _is_ours(name: Any, path: Path) -> bool:
