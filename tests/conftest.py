@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,11 @@ from mbrec.dataset import (
 from mbrec.interactions import INTERACTIONS_SCHEMA
 from mbrec.run import Run, finish_run
 from mbrec.scoring import Factors
+
+# A shell that runs the tests in the background lets them, and every process they start, ignore
+# SIGINT; tests that send it would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Row = tuple[int, int, str, str]  # user index, item index, behavior, split
 TINY_BEHAVIORS = ("click", "favorite", "purchase")
