@@ -136,8 +136,7 @@ def read_object(path: Path, what: str, version: int, remedy: str) -> dict[str, A
         raise ArtefactError(f"{what} {path} is damaged: no schema_version.", remedy)
     if value["schema_version"] != version:
         raise ArtefactError(
-            f"{path.parent} has schema version {value['schema_version']!r}; this mbrec reads "
-            f"{version}.",
+            f"{path} has schema version {value['schema_version']!r}; this mbrec reads {version}.",
             remedy,
         )
     found = _digest({key: part for key, part in value.items() if key != SEAL})

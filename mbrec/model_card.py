@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mbrec.errors import ArtefactError
 from mbrec.files import write_text
 from mbrec.guard import inside
 from mbrec.summary import run_summary
@@ -144,7 +145,13 @@ def _limits(run: Mapping[str, Any]) -> str:
 def _kept(path: Path) -> str:
     """What the user has written into the card before, or the fields to be filled in."""
     if path.is_file():
-        _, found, rest = path.read_text(encoding="utf-8").partition(YOURS)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except ValueError as error:  # not to be written over: it may be mended
+            raise ArtefactError(
+                f"{path} is damaged: {error}.", "Mend or move it, and run this again."
+            ) from error
+        _, found, rest = text.partition(YOURS)
         if found:
             return rest.removeprefix("\n")
     return _TEMPLATE

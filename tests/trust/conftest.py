@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ Mbrec = Callable[..., Answer]
 
 
 @pytest.fixture
-def mbrec(capsys: pytest.CaptureFixture[str]) -> Mbrec:
+def mbrec(capsys: pytest.CaptureFixture[str]) -> Iterator[Mbrec]:
     """Calls `mbrec` with some arguments."""
 
     def call(*arguments: object) -> Answer:
@@ -58,7 +58,8 @@ def mbrec(capsys: pytest.CaptureFixture[str]) -> Mbrec:
         captured = capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 
-    return call
+    yield call
+    cli.LOGGER.handlers.clear()  # they write to a stream that ends with the test
 
 
 def rows(shift: int) -> list[Row]:
