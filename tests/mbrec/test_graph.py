@@ -91,11 +91,19 @@ def test_the_structure_takes_32_bits_per_index() -> None:
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     graph = build_graph(RELATIONS, USERS, ITEMS)
     save_graph(graph, tmp_path / "graph.bin")
-    read = load_graph(tmp_path / "graph.bin")
+    read = load_graph(tmp_path / "graph.bin", RELATIONS, USERS, ITEMS)
+    assert read is not None
     assert set(read.canonical_etypes) == set(graph.canonical_etypes)
     assert read.num_nodes("user") == USERS
     for etype in graph.canonical_etypes:
         assert edges_of(read, etype) == edges_of(graph, etype)
+
+
+def test_another_graph_is_not_taken_for_it(tmp_path: Path) -> None:
+    save_graph(build_graph(RELATIONS, USERS, ITEMS), tmp_path / "graph.bin")
+    others = {**RELATIONS, next(iter(RELATIONS)): pairs((0, 0))}
+    assert load_graph(tmp_path / "graph.bin", others, USERS, ITEMS) is None
+    assert load_graph(tmp_path / "graph.bin", RELATIONS, USERS + 1, ITEMS) is None
 
 
 def test_read_only_arrays_of_a_dataset_are_taken() -> None:
