@@ -91,7 +91,7 @@ def explanation_text(explanation: Explanation, top: int, plots: Plots) -> str:
     if len(layers) > 1:
         blocks.append(_table("Of that, propagated by", layers, explanation.score, plots))
     if neighbors and top:
-        rows = [(f"{n['kind']} {n['id']}  {_behaviors(n)}", n["value"]) for n in neighbors[:top]]
+        rows = [(f"{n['kind']} {n['id']} {_behaviors(n)}", n["value"]) for n in neighbors[:top]]
         title = f"Neighbors, the largest {len(rows)} of {len(neighbors)}"
         blocks.append(_table(title, rows, explanation.score, plots))
     return "\n\n".join(blocks)
@@ -116,5 +116,8 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _behaviors(neighbor: dict[str, Any]) -> str:
-    names = sorted(neighbor["behaviors"], key=lambda name: -abs(neighbor["behaviors"][name]))
-    return "(" + ", ".join(name for name in names if name) + ")"
+    """The behaviors that link a neighbor, each once, those with the larger shares first."""
+    shares = neighbor["behaviors"]
+    ordered = sorted(shares, key=lambda name: -abs(shares[name]))
+    names = dict.fromkeys(part for name in ordered for part in name.split(" + ") if part)
+    return f"({', '.join(names)})"

@@ -37,7 +37,8 @@ class Carried:
 
     def through(self, function: Callable[[Tensor], Tensor], part: str) -> Carried:
         """After a linear map, as part of something else."""
-        return replace(self, part=part, vectors=function(self.vectors))
+        name = part if self.relation else f"{part}: {OWN}"
+        return replace(self, part=name, vectors=function(self.vectors))
 
 
 @dataclass(frozen=True)

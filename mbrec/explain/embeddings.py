@@ -86,7 +86,7 @@ class EmbeddingShares:
             return None
         found: list[Shares] = []
         for block, stored, scored in zip(
-            blocks, own.split(widths), other.split(widths), strict=True
+            blocks, torch.split(own, widths), torch.split(other, widths), strict=True
         ):
             factor = _factor(block, stored)
             if factor is None:

@@ -50,7 +50,7 @@ class Explanation:
         for shares in self.shares:
             key = shares.part, shares.behavior
             totals[key] = totals.get(key, 0.0) + shares.total
-        rows = [{"part": part, "behavior": b, "value": v} for (part, b), v in totals.items()]
+        rows = [{"part": part, "behavior": b, "value": v} for (part, b), v in totals.items() if v]
         return sorted(rows, key=_size)
 
     def layers(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from functools import singledispatch
 from torch import Tensor
 
 from mbrec.explain.carried import Carried, Center, cascaded, propagated, scaled
+from mbrec.explain.shares import NO_NODES
 from mbrec.models.base import TrainedMethod
 from mbrec.models.bigel.cgf import CascadingGatedFeedback
 from mbrec.models.bigel.gce import GlobalContextEnhancement
@@ -114,9 +115,8 @@ def _global_context(
         center, name, method.merged, base, config.global_layers, config.combination
     )
     found = [scaled(center.own(name, base), share), *found]
-    mapped = [c.through(lambda vectors: gate * (vectors @ matrix.T), c.part) for c in found]
-    constant = center.own(name, base).through(lambda _: gate * bias, f"{name}: constant")
-    return [*mapped, constant]
+    mapped = [c.through(lambda vectors: gate * (vectors @ matrix.T), name) for c in found]
+    return [*mapped, Carried(f"{name}: constant", "", 0, NO_NODES, gate * bias)]
 
 
 def _contextual(branch: ContextualBranch, center: Center) -> Block:
