@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from mbrec import tracking
+from mbrec.config import from_dict
+from mbrec.dataset import PreparedDataset
 from mbrec.errors import DeviceError, UsageError
-from mbrec.tracking import Tracked, make_tracker, scalars
+from mbrec.tracking import Tracked, make_tracker, scalars, tracked
+from mbrec.trainer import Silent
+from mbrec.training import train_run
 
 RECORD = {
     "epoch": 1,
@@ -87,6 +91,25 @@ def test_a_server_that_goes_away_does_not_end_a_training(
     told.epoch({"epoch": 2})
     assert here.told == [("start", tmp_path.name, 1), 1, 2]
     assert caplog.text.count("told no more") == 1
+
+
+def test_a_training_is_followed_and_a_failed_one_is_said_to_be(
+    tiny_dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    steps = {"epochs": 2, "batch_size": 64}
+    settings = from_dict({"method": "mf-bpr", "model": {"size": 4}, "train": steps})
+    tracker = Recorder()
+    with tracked(Silent(), [tracker], tmp_path / "run", settings) as observer:
+        train_run(tiny_dataset.path, tmp_path / "run", settings, observer=observer)
+    assert tracker.told == [("start", "run", 1), 1, 2, "finished"]
+    failing = Recorder()
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracked(Silent(), [failing], tmp_path, settings) as observer,
+    ):
+        observer.epoch({"epoch": 1})
+        raise ZeroDivisionError
+    assert failing.told[-1] == "failed"
 
 
 @pytest.mark.parametrize("wanted", ["wandb", "tensorboard:6006", ""])
