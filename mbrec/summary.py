@@ -63,10 +63,11 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, one per epoch; a line that is no record is left out."""
     file = inside(path, METRICS)
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    for line in text.splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # the last line of a training that was killed
+        except ValueError:  # the last line of a training that was killed, or damage
             continue
         if isinstance(record, dict) and "epoch" in record:
             found.append(record)
