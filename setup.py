@@ -70,7 +70,7 @@ setup(
             # What the tests of the extras need.
             "faiss-cpu>=1.8",
             "fastapi>=0.115",
-            "httpx>=0.27",
+            "httpx2>=2",
             "prometheus-client>=0.20",
             "schemathesis>=4",
             "uvicorn>=0.30",

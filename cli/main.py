@@ -33,6 +33,7 @@ VERBS = {
     "explain": "Say which behaviors and neighbors carried a score.",
     "bench": "Compare methods under the same search budget, over seeds; resumable.",
     "export": "Write the top-K lists of a run, with the shop's own ids.",
+    "serve": "Answer over HTTP: the list of a user, now.",
     "synth": "Write a synthetic raw log with planted preferences.",
     "demo": "The whole road in about a minute, on a synthetic log.",
     "doctor": "Say which versions and devices are here, and what to do about what is not.",
