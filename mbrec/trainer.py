@@ -16,6 +16,7 @@ from mbrec.averaging import WeightAverage
 from mbrec.checkpoint import Part, Progress
 from mbrec.config import TrainConfig
 from mbrec.errors import StoppedError, TrainingError
+from mbrec.files import sweep
 from mbrec.health import FiniteWatch, gate_shares
 from mbrec.models.base import TrainedMethod
 from mbrec.randomness import generator
@@ -138,6 +139,7 @@ class Trainer:
             StoppedError: `stop` asked for it. Everything up to the last step is saved.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        sweep(self.checkpoints)  # where nothing is left to train, nothing is saved
         if self.progress == Progress():
             self._save(LAST, self.progress)
         while not self.finished:
