@@ -149,6 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # OpenMP threads wait for each other by spinning: where other programs use the cores, training
     # then took 4 to 8 times as long, and as much more of their time. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with _own_logging():
+        _guarded(arguments)
+
+
+def _guarded(arguments: Sequence[str] | None) -> NoReturn:
     try:
         with _terminable():
             code = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -213,6 +218,17 @@ def _fail(message: str, code: int) -> NoReturn:
         traceback.print_exc()
     click.echo(f"Error: {one_line(message)}", err=True)
     sys.exit(code)
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Leave the logging of a caller in the same process, such as a test, as it was."""
+    before = list(LOGGER.handlers), LOGGER.level
+    try:
+        yield
+    finally:
+        LOGGER.handlers[:], level = before
+        LOGGER.setLevel(level)
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
         [*call, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".mbrec-*/scratch/prep.duckdb")):
+    while not list(tmp_path.glob(".mbrec-*/**/prep.duckdb")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
