@@ -92,6 +92,7 @@ _LISTS_ONLY = frozenset(
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     run: Path,
     out: Path | None,
     embeddings: Path | None,

@@ -88,8 +88,9 @@ def load(path: Path, data: Path | None, device: str, *, with_seen: bool) -> Serv
     run, place = Run(path), pick_device(device)
     # Copied: the tensors of a run are a view of its file, which somebody may write over.
     scorers = copy.deepcopy({name: run.scorer(name) for name in run.behaviors})
-    seen = {}
-    for kind in ("same", "any") if with_seen else ():
+    seen: dict[tuple[ExcludeSeen, str], Exclusion] = {}
+    kinds: tuple[ExcludeSeen, ...] = ("same", "any") if with_seen else ()
+    for kind in kinds:
         items = seen_items(run, run.behaviors, kind, data)
         for name in run.behaviors:
             exclusion = items(name)
