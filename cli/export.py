@@ -13,9 +13,19 @@ from mbrec.cli.progress import UserProgress
 
 if TYPE_CHECKING:
     from mbrec.export import Export
+    from mbrec.newcomers import NewLists
 
 _LISTS_ONLY = frozenset(
-    ("--out", "--k", "--users", "--exclude-seen", "--data", "--device", "--spreadsheet-safe")
+    (
+        "--out",
+        "--fold-in",
+        "--k",
+        "--users",
+        "--exclude-seen",
+        "--data",
+        "--device",
+        "--spreadsheet-safe",
+    )
 )
 
 
@@ -37,6 +47,13 @@ _LISTS_ONLY = frozenset(
     "--faiss",
     is_flag=True,
     help="With --embeddings: a FAISS flat index of the items of each behavior, too.",
+)
+@click.option(
+    "--fold-in",
+    type=click.Path(path_type=Path),
+    metavar="LOG",
+    help="Lists for the users of this log whom RUN does not know, from their events: a .csv, .tsv "
+    "or .parquet with user_id, item_id, behavior and, if it likes, timestamp.",
 )
 @click.option(
     "--k",
@@ -97,6 +114,7 @@ def command(
     out: Path | None,
     embeddings: Path | None,
     faiss: bool,
+    fold_in: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -104,21 +122,25 @@ def command(
 
     One row per user, behavior and rank: user_id, behavior, rank (1 is best), item_id, score.
     Users of --users that the run does not know are named and counted. With --embeddings, the
-    vectors behind the scores are written instead.
+    vectors behind the scores are written instead. With --fold-in, the lists are those of new users.
 
     \b
     mbrec export runs/ub --k 20 --out lists.parquet
     mbrec export runs/ub --k 5 --behavior purchase --users vip.txt --exclude-seen any --out vip.csv
     mbrec export runs/ub --embeddings vectors
+    mbrec export runs/ub --fold-in today.csv --out new.parquet
     """
     options["behaviors"] = options["behaviors"] or None
     _check_combination(ctx, out, embeddings)
     if embeddings is not None:
         _write_embeddings(run, embeddings, faiss, as_json, options)
         return
+    assert out is not None  # or `_check_combination` had complained
+    if fold_in is not None:
+        _write_new_lists(run, out, fold_in, as_json, options)
+        return
     from mbrec.export import export_run
 
-    assert out is not None  # or `_check_combination` had complained
     with UserProgress() as progress:
         export = export_run(run, out, progress=progress, **options)
     if as_json:
@@ -138,6 +160,8 @@ def _check_combination(ctx: click.Context, out: Path | None, embeddings: Path | 
         raise click.UsageError("Missing option '--out' (or '--embeddings').", ctx)
     if embeddings is None and "--faiss" in given:
         raise click.UsageError("--faiss goes with --embeddings.", ctx)
+    if {"--fold-in", "--users"} <= given:
+        raise click.UsageError("--fold-in does not go with --users.", ctx)
     foreign = sorted((given & _LISTS_ONLY) if embeddings is not None else ())
     if foreign:
         raise click.UsageError(f"--embeddings does not go with {', '.join(foreign)}.", ctx)
@@ -159,6 +183,41 @@ def _write_embeddings(
         f"Wrote the vectors of {written.users:,} users and {written.items:,} items to "
         f"{written.path}: {sizes}. Their inner product is the score."
     )
+
+
+def _write_new_lists(
+    run: Path, out: Path, log: Path, as_json: bool, options: dict[str, Any]
+) -> None:
+    from mbrec.data_prep.events import read_events
+    from mbrec.export import open_lists
+    from mbrec.newcomers import export_new_users
+    from mbrec.run import Run
+
+    del options["users"]
+    open_lists(out, force=options["force"], spreadsheet=options["spreadsheet"])
+    events = read_events(log, Run(run).behaviors)
+    with UserProgress() as progress:
+        lists = export_new_users(run, out, events.table, progress=progress, **options)
+    if as_json:
+        show_json({**lists.summary(), "log_rows": events.rows, "rejected": events.rejected})
+        return
+    rejected = [f"{rows:,} rows of the log: {reason}" for reason, rows in events.rejected.items()]
+    show("\n".join([_new_sentence(lists), *rejected]))
+
+
+def _new_sentence(lists: NewLists) -> str:
+    said = [
+        f"Wrote {lists.rows:,} rows to {lists.path}: the best {lists.k} items for each of "
+        f"{lists.users:,} new users in {', '.join(lists.behaviors)}."
+    ]
+    if lists.known_users:
+        said.append(f"{lists.known_users:,} users of the log are known and have no list here.")
+    if lists.lost_events:
+        said.append(
+            f"{lists.lost_events:,} events of new users are of {lists.unknown_items:,} items that "
+            f"the run does not know; {lists.lost_users:,} users have no others and no list."
+        )
+    return "\n".join(said)
 
 
 def _sentence(export: Export) -> str:

@@ -7,11 +7,11 @@ user. Lists are written as they are ranked, so memory does not grow with the num
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from mbrec.graph import merge
 from mbrec.locks import locked
 from mbrec.ranking import Exclusion, TopK, top_k
 from mbrec.run import Run
+from mbrec.scoring import Scorer
 from mbrec.storage import storage_errors
 from mbrec.tables import count_risky, table_writer
 from mbrec.user_lists import find_users, read_user_list
@@ -38,6 +39,13 @@ _STEP_USERS = 256  # whole tiles, see `mbrec.ranking`
 _NAMED = 5  # unknown users that are named
 
 log = logging.getLogger(__name__)
+
+
+class Ids(NamedTuple):
+    """The shop's ids of users and items, by position."""
+
+    users: pa.Array
+    items: pa.Array
 
 
 @dataclass(frozen=True)
@@ -114,35 +122,73 @@ def export_run(
         StorageError: The disk is full, or `out` cannot be written.
     """
     out = Path(out)
-    open_writer = table_writer(out, spreadsheet=spreadsheet)
-    _refuse(out, force)
+    open_lists(out, force=force, spreadsheet=spreadsheet)
     run, place = Run(path), pick_device(device)
     names = known_behaviors(behaviors, run)
     user_idx, unknown = _select(users, run)
     exclusions = seen_items(run, names, exclude_seen, data)
+    lists = ((name, run.scorer(name).to(place), exclusions(name)) for name in names)
+    ids = Ids(run.user_ids, run.item_ids)
+    with alone(out, run):
+        rows, short = write_lists(out, ids, user_idx, k, lists, spreadsheet, progress)
+    return Export(out, k, exclude_seen, names, len(user_idx), rows, short, tuple(unknown))
+
+
+def open_lists(out: Path, *, force: bool, spreadsheet: bool) -> None:
+    """Refuse an output that cannot be written, before anything is computed.
+
+    Raises:
+        UsageError: An unknown suffix, `out` exists, or `spreadsheet` and no CSV.
+    """
+    table_writer(out, spreadsheet=spreadsheet)
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder.", "Give the path of a file.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already.", "Choose another file, or add --force.")
+
+
+def write_lists(
+    out: Path,
+    ids: Ids,
+    user_idx: Tensor,
+    k: int,
+    lists: Iterable[tuple[str, Scorer, Exclusion | None]],
+    spreadsheet: bool = False,
+    progress: Progress | None = None,
+) -> tuple[int, int]:
+    """Rank and write lists, atomically.
+
+    Args:
+        out: A file, as `open_lists` lets it pass.
+        ids: Of the scorers' users and items.
+        user_idx: Whose lists, (N,).
+        k: Their length.
+        lists: Behavior, what ranks it, and what is left out.
+        spreadsheet: See `table_writer`.
+        progress: Called now and then with behavior, users done and users in all.
+
+    Returns:
+        Rows written, and how many lists have fewer than k items.
+    """
     rows, short = 0, 0
-    with (
-        _alone(out, run),
-        atomic_path(out) as temporary,
-        open_writer(temporary, _schema(run)) as write,
-    ):
-        for behavior in names:
-            scorer, exclude = run.scorer(behavior).to(place), exclusions(behavior)
+    open_writer = table_writer(out, spreadsheet=spreadsheet)
+    with atomic_path(out) as temporary, open_writer(temporary, _schema(ids)) as write:
+        for behavior, scorer, exclude in lists:
             for start, batch in _steps(user_idx, k):
                 best = top_k(scorer, batch, k, exclude)
-                table = _table(run, behavior, batch, best)
+                table = _table(ids, behavior, batch, best)
                 write(table)
                 rows += len(table)
                 short += int((best.items[:, -1] < 0).sum())
                 if progress is not None:
                     progress(behavior, start + len(batch), len(user_idx))
     if not spreadsheet:
-        _warn_of_formulas(out, run)
-    return Export(out, k, exclude_seen, names, len(user_idx), rows, short, tuple(unknown))
+        _warn_of_formulas(out, ids)
+    return rows, short
 
 
 @contextmanager
-def _alone(out: Path, run: Run) -> Iterator[None]:
+def alone(out: Path, run: Run) -> Iterator[None]:
     """Make the folder of `out`; if that is in the run, keep other writers out of it."""
     within = out.resolve().is_relative_to(run.path.resolve())
     with storage_errors(out):
@@ -151,15 +197,8 @@ def _alone(out: Path, run: Run) -> Iterator[None]:
             yield
 
 
-def _refuse(out: Path, force: bool) -> None:
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder.", "Give the path of a file.")
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists already.", "Choose another file, or add --force.")
-
-
-def _warn_of_formulas(out: Path, run: Run) -> None:
-    risky = count_risky(run.user_ids) + count_risky(run.item_ids)
+def _warn_of_formulas(out: Path, ids: Ids) -> None:
+    risky = count_risky(ids.users) + count_risky(ids.items)
     if risky and ".csv" in out.name.lower():
         log.warning(
             "%d ids begin as formulas do; %s has them as they are. For a spreadsheet, export with "
@@ -232,28 +271,28 @@ def _steps(user_idx: Tensor, k: int) -> Iterator[tuple[int, Tensor]]:
         yield start, user_idx[start : start + step]
 
 
-def _schema(run: Run) -> pa.Schema:
+def _schema(ids: Ids) -> pa.Schema:
     return pa.schema(
         [
-            (USER_ID, run.user_ids.type),
+            (USER_ID, ids.users.type),
             (BEHAVIOR, pa.string()),
             (RANK, pa.int32()),
-            (ITEM_ID, run.item_ids.type),
+            (ITEM_ID, ids.items.type),
             (SCORE, pa.float32()),
         ]
     )
 
 
-def _table(run: Run, behavior: str, users: Tensor, best: TopK) -> pa.Table:
+def _table(ids: Ids, behavior: str, users: Tensor, best: TopK) -> pa.Table:
     """The rows of some users' lists."""
     items, scores = best.items.cpu().numpy(), best.scores.cpu().numpy()
     filled = items >= 0
     row, rank = np.nonzero(filled)
     columns = [
-        run.user_ids.take(pa.array(users.numpy()[row])),
+        ids.users.take(pa.array(users.numpy()[row])),
         pa.repeat(pa.scalar(behavior), len(row)),
         pa.array(rank + 1, pa.int32()),
-        run.item_ids.take(pa.array(items[filled])),
+        ids.items.take(pa.array(items[filled])),
         pa.array(scores[filled]),
     ]
-    return pa.table(columns, schema=_schema(run))
+    return pa.table(columns, schema=_schema(ids))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -65,6 +66,11 @@ def test_unknown_users_are_counted_on_both_streams(
         (["--embeddings", "{tmp}/run", "--force"], 2, "holds other things"),
         (["--embeddings", "{tmp}/old.csv"], 2, "is a file, not a folder"),
         (["--embeddings", "{tmp}/a", "--k", "5"], 2, "--embeddings does not go with --k."),
+        (["--fold-in", "{tmp}/old.csv"], 2, "Missing option '--out'"),
+        (["--out", "{tmp}/a.csv", "--fold-in", "{tmp}/gone.csv"], 1, "There is no file"),
+        (["--out", "{tmp}/a.csv", "--fold-in", "{tmp}/empty.txt"], 1, "empty.txt"),
+        (["--out", "{tmp}/a.csv", "--fold-in", "{tmp}/old.csv"], 1, "no column 'user_id'"),
+        (["--out", "{tmp}/a.csv", "--fold-in", "x", "--users", "y"], 2, "not go with --users"),
         (["--out", "{tmp}/a.csv", "--faiss"], 2, "--faiss goes with --embeddings."),
         ([], 2, "Missing option '--out' (or '--embeddings')."),
     ],
@@ -102,3 +108,31 @@ def test_vectors_are_written_in_place_of_lists(tiny_run: Run, tmp_path: Path) ->
     )
     done = CliRunner().invoke(command, [*arguments, "--force", "--json"])
     assert json.loads(done.stdout)["sizes"] == {"purchase": 4}
+
+
+def test_new_users_get_lists_and_everything_else_in_their_log_is_counted(
+    tiny_run: Run, tmp_path: Path
+) -> None:
+    log, out = tmp_path / "today.csv", tmp_path / "new.csv"
+    log.write_text(
+        "user_id,item_id,behavior,timestamp\n"
+        "zoe,1001,click,1\nzoe,1004,click,2\nzoe,1001,click,3\nzoe,5,click,4\n"
+        "u3,1001,click,5\namy,5,click,6\nzoe,1001,wave,7\n"
+    )
+    arguments = [str(tiny_run.path), "--fold-in", str(log), "--out", str(out), "--k", "3"]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == [
+        f"Wrote 9 rows to {out}: the best 3 items for each of 1 new users in "
+        "click, favorite, purchase.",
+        "1 users of the log are known and have no list here.",
+        "2 events of new users are of 1 items that the run does not know; 1 users have no others "
+        "and no list.",
+        "1 rows of the log: unknown behavior",
+    ]
+    frame = pd.read_csv(out)
+    assert set(frame.user_id) == {"zoe"}
+    assert frame.item_id.iloc[0] == 1007  # of her taste, and the first that is not in the log
+    done = CliRunner().invoke(command, [*arguments, "--force", "--json"])
+    said = json.loads(done.stdout)
+    assert (said["users"], said["log_rows"], said["rejected"]) == (1, 7, {"unknown behavior": 1})

@@ -1,0 +1,179 @@
+"""Folding in: scores for new users from a trained scorer and their edges, without training.
+
+**Item-side methods** score by a history X (users × items), a weighted sum of the behaviors'
+relations. The weights follow from the known users: X = Σ_b w_b A_b has to hold for all of them, to
+the last entry. A new user's history is the same sum over her edges, and her scores are exactly
+those that the run would give a known user with these edges.
+
+**Embeddings.** One propagation over her edges, of all behaviors merged, from the final item
+embeddings that score the list, with LightGCN's normalization (He et al. 2020, equation 3) and the
+items' training degrees:
+
+    p_u = Σ_{i ∈ N_u} e_i / (√|N_u| √|N_i|)
+
+A learned user embedding has also been through gates, several layers and training. What that does on
+the whole is taken from the known users by a ridge regression, once per list:
+
+    ê_u = p_u M,   M = argmin Σ_{known v} ‖p_v M − e_v‖² + λ ‖M‖²
+
+Columns that are the same for all known users, as a bias has them, keep their value. This is an
+approximation, where the first kind is exact. With a p_u and a block of M for each behavior, users
+who had done everything gained a little, and those with clicks alone lost more: no known user is
+like them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import linalg, sparse
+
+from mbrec.errors import ArtefactError
+from mbrec.graph import Pairs, merge
+from mbrec.history import scorable
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+
+RIDGE = 1e-3  # λ, as a share of the mean squared column of p
+_TINY = 1e-12  # keeps the map defined where all embeddings are 0
+_ROWS = 1 << 14  # users at a time
+_CLOSE = 1e-5  # of the largest entry of a history: what rounding in float32 may cost
+_DIGITS = 6
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FoldIn:
+    """New users beside those of a run."""
+
+    known: Mapping[str, Pairs]  # behavior → training pairs of the run's dataset
+    new: Mapping[str, Pairs]  # behavior → pairs of new users (by their position) and known items
+    num_known: int  # U
+    num_new: int  # N
+    num_items: int  # I
+
+    def scorer(self, scorer: Scorer, what: str) -> Scorer:
+        """What `scorer` is for the known users, for the new ones.
+
+        Args:
+            scorer: Of a run.
+            what: Names the run and the behavior in errors.
+
+        Raises:
+            ArtefactError: The scores do not follow from what users have done.
+
+        Cost for embeddings of size d: O(E d + U d²) time, O((U + I) d) memory.
+        """
+        if isinstance(scorer, Sum):
+            parts = tuple(self.scorer(part, what) for part in scorer.parts)
+            return Sum(parts, scorer.weights)
+        if isinstance(scorer, Factors):
+            return self._factors(scorer)
+        if isinstance(scorer, Sparse):
+            return self._history(scorer, what)
+        if isinstance(scorer, ItemToItem):
+            return ItemToItem(self._history(scorer.history, what), scorer.similarity)
+        if isinstance(scorer, ItemNeighbors):
+            return ItemNeighbors(self._history(scorer.history, what), scorer.neighbors)
+        raise _refused(what)
+
+    def _history(self, history: Sparse, what: str) -> Sparse:
+        """The new users' history, by the weights that the behaviors have in the known one."""
+        found = sparse.csr_matrix(
+            (history.values.numpy(), history.items.numpy(), history.indptr.numpy()),
+            (history.num_users, history.num_items),
+        )
+        names = list(self._known)
+        products = [[self._known[a].multiply(self._known[b]).sum() for b in names] for a in names]
+        right = [self._known[name].multiply(found).sum() for name in names]
+        solution = np.linalg.lstsq(np.array(products, float), np.array(right, float), rcond=None)[0]
+        weights = {name: round(float(solution[k]), _DIGITS) for k, name in enumerate(names)}
+        rest = abs(found - _weighted(self._known, weights))
+        if rest.nnz and rest.max() > _CLOSE * max(abs(found).max(), 1.0):
+            raise _refused(what)
+        result = _weighted(self._new, weights)
+        result.eliminate_zeros()
+        result.sort_indices()
+        return scorable(result)
+
+    def _factors(self, factors: Factors) -> Factors:
+        """New users' embeddings by the map that fits the known ones."""
+        items = factors.item_emb.numpy().astype(np.float64)  # (I, d)
+        users = factors.user_emb.numpy().astype(np.float64)  # (U, d)
+        size = items.shape[1]
+        left, right = np.zeros((size, size)), np.zeros((size, size))
+        for rows, propagated in self._propagate(self._known, items):
+            left += propagated.T @ propagated
+            right += propagated.T @ users[rows]
+        left[np.diag_indices(size)] += RIDGE * np.trace(left) / max(size, 1) + _TINY
+        fitted = linalg.solve(left, right, assume_a="pos")  # (d, d)
+        new = np.zeros((self.num_new, size))
+        for rows, propagated in self._propagate(self._new, items):
+            new[rows] = propagated @ fitted
+        if len(users):
+            shared = (users == users[0]).all(axis=0)
+            new[:, shared] = users[0, shared]
+        return Factors(torch.from_numpy(new.astype(np.float32)), factors.item_emb)
+
+    def _propagate(
+        self, relations: Mapping[str, Any], items: Matrix
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Matrix]]:
+        """Blocks of users with any edge: who they are, and their p (B, d)."""
+        merged = _weighted(relations, dict.fromkeys(relations, 1.0)).sign()
+        counts = np.diff(merged.indptr)
+        scaled = self._item_scale[:, None] * items
+        users = np.flatnonzero(counts)
+        for start in range(0, len(users), _ROWS):
+            rows = users[start : start + _ROWS]
+            yield rows, _inverse_root(counts[rows])[:, None] * (merged[rows] @ scaled)
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        return self._matrices(self.known, self.num_known)
+
+    @cached_property
+    def _new(self) -> dict[str, Any]:
+        return self._matrices(self.new, self.num_new)
+
+    @cached_property
+    def _item_scale(self) -> Matrix:
+        """1 / √|N_i| in training, all behaviors merged; 1 for items without an edge. Shape (I,)."""
+        merged = merge(self.known, self.num_items)
+        return _inverse_root(np.bincount(merged.item_idx, minlength=self.num_items))
+
+    def _matrices(self, relations: Mapping[str, Pairs], count: int) -> dict[str, Any]:
+        """The behaviors of the run as 0/1 matrices (count, I)."""
+        shape = count, self.num_items
+        return {
+            name: sparse.csr_matrix(
+                (
+                    np.ones(len(relations[name]), np.float32),
+                    (relations[name].user_idx, relations[name].item_idx),
+                ),
+                shape,
+            )
+            for name in self.known
+        }
+
+
+def _weighted(relations: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
+    """Σ_b w_b A_b."""
+    parts = [np.float32(weights[name]) * matrix for name, matrix in relations.items()]
+    return sum(parts[1:], parts[0])
+
+
+def _inverse_root(counts: npt.NDArray[np.int64]) -> Matrix:
+    return 1.0 / np.sqrt(np.maximum(counts, 1).astype(np.float64))
+
+
+def _refused(what: str) -> ArtefactError:
+    return ArtefactError(
+        f"{what} cannot be folded in: its scores do not follow from what a user has done.",
+        "Train again with the new users, or serve them with a run of another method.",
+    )
