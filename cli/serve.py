@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mbrec.cli.console import show
+
 if TYPE_CHECKING:
     from mbrec.export import ExcludeSeen
 
@@ -143,13 +145,13 @@ def _one_thread_each() -> None:
 
 def _greet(model: str, host: str, port: int) -> None:
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    click.echo(f"Serving {model} on {place} (see {place}/docs).", err=True)
+    show(f"Serving {model} on {place} (see {place}/docs).", err=True)
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = host == "localhost"
     if not loopback:
-        click.echo(
+        show(
             "Warning: whoever reaches this address can read every user's lists. Put a proxy that "
             "asks who they are in front of it.",
             err=True,
