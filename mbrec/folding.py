@@ -3,7 +3,8 @@
 **Item-side methods** score by a history X (users × items), a weighted sum of the behaviors'
 relations. The weights follow from the known users: X = Σ_b w_b A_b has to hold for all of them, to
 the last entry. A new user's history is the same sum over her edges, and her scores are exactly
-those that the run would give a known user with these edges.
+those that the run would give a known user with these edges. Where a method has scaled every user's
+scores to standard deviation 1, so are hers.
 
 **Embeddings.** One propagation over her edges, of all behaviors merged, from the final item
 embeddings that score the list, with LightGCN's normalization (He et al. 2020, equation 3) and the
@@ -34,6 +35,7 @@ import numpy.typing as npt
 import torch
 from scipy import linalg, sparse
 
+from mbrec.blending import unit_spread
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs, merge
 from mbrec.history import scorable
@@ -43,6 +45,8 @@ RIDGE = 1e-3  # λ, as a share of the mean squared column of p
 _TINY = 1e-12  # keeps the map defined where all embeddings are 0
 _ROWS = 1 << 14  # users at a time
 _CLOSE = 1e-5  # of the largest entry of a history: what rounding in float32 may cost
+_CLOSE_SCALED = 1e-3  # the same where every user was scaled, in float32
+_SAMPLE = 64  # users by whom scaled scores are known
 _DIGITS = 6
 
 Matrix = npt.NDArray[np.float64]
@@ -73,34 +77,64 @@ class FoldIn:
         if isinstance(scorer, Sum):
             parts = tuple(self.scorer(part, what) for part in scorer.parts)
             return Sum(parts, scorer.weights)
+        scaled = _has_unit_spread(scorer)
+        folded = self._folded(scorer, what, scaled)
+        return unit_spread(folded) if scaled else folded
+
+    def _folded(self, scorer: Scorer, what: str, scaled: bool) -> Scorer:
         if isinstance(scorer, Factors):
             return self._factors(scorer)
         if isinstance(scorer, Sparse):
-            return self._history(scorer, what)
+            return self._history(scorer, what, scaled)
         if isinstance(scorer, ItemToItem):
-            return ItemToItem(self._history(scorer.history, what), scorer.similarity)
+            return ItemToItem(self._history(scorer.history, what, scaled), scorer.similarity)
         if isinstance(scorer, ItemNeighbors):
-            return ItemNeighbors(self._history(scorer.history, what), scorer.neighbors)
+            return ItemNeighbors(self._history(scorer.history, what, scaled), scorer.neighbors)
         raise _refused(what)
 
-    def _history(self, history: Sparse, what: str) -> Sparse:
-        """The new users' history, by the weights that the behaviors have in the known one."""
+    def _history(self, history: Sparse, what: str, scaled: bool) -> Sparse:
+        """The new users' history, by the weights that the behaviors have in the known one.
+
+        Where every user has a scale of her own, the weights are known but for a common factor,
+        which the caller's scaling takes away again.
+        """
         found = sparse.csr_matrix(
             (history.values.numpy(), history.items.numpy(), history.indptr.numpy()),
             (history.num_users, history.num_items),
         )
-        names = list(self._known)
-        products = [[self._known[a].multiply(self._known[b]).sum() for b in names] for a in names]
-        right = [self._known[name].multiply(found).sum() for name in names]
-        solution = np.linalg.lstsq(np.array(products, float), np.array(right, float), rcond=None)[0]
-        weights = {name: round(float(solution[k]), _DIGITS) for k, name in enumerate(names)}
-        rest = abs(found - _weighted(self._known, weights))
-        if rest.nnz and rest.max() > _CLOSE * max(abs(found).max(), 1.0):
+        weights = self._proportions(found) if scaled else self._weights(found)
+        if weights is None:
             raise _refused(what)
         result = _weighted(self._new, weights)
         result.eliminate_zeros()
         result.sort_indices()
         return scorable(result)
+
+    def _weights(self, found: Any) -> dict[str, float] | None:
+        """The w with X = Σ_b w_b A_b, or None."""
+        names = list(self._known)
+        right = [self._known[name].multiply(found).sum() for name in names]
+        solution = np.linalg.lstsq(_products(self._known), np.array(right, float), rcond=None)[0]
+        weights = {name: round(float(solution[k]), _DIGITS) for k, name in enumerate(names)}
+        rest = abs(found - _weighted(self._known, weights))
+        return weights if rest.max() <= _CLOSE * max(abs(found).max(), 1.0) else None
+
+    def _proportions(self, found: Any) -> dict[str, float] | None:
+        """The w with x_u = s_u Σ_b w_b a_u^b for some s_u of every user u, or None.
+
+        With sums n over items, Σ_b w_b (a_u^b − x_u n(a_u^b) / n(x_u)) = 0: the direction in which
+        these differences cancel.
+        """
+        sums = np.asarray(found.sum(axis=1)).ravel()
+        unit = sparse.diags(1.0 / np.where(sums == 0, 1.0, sums)) @ found
+        rests = {
+            name: matrix - sparse.diags(np.diff(matrix.indptr).astype(float)) @ unit
+            for name, matrix in self._known.items()
+        }
+        direction = np.linalg.eigh(_products(rests))[1][:, 0]
+        direction /= direction[np.argmax(abs(direction))]
+        weights = {name: round(float(direction[k]), _DIGITS) for k, name in enumerate(rests)}
+        return weights if abs(_weighted(rests, weights)).max() <= _CLOSE_SCALED else None
 
     def _factors(self, factors: Factors) -> Factors:
         """New users' embeddings by the map that fits the known ones."""
@@ -166,6 +200,20 @@ def _weighted(relations: Mapping[str, Any], weights: Mapping[str, float]) -> Any
     """Σ_b w_b A_b."""
     parts = [np.float32(weights[name]) * matrix for name, matrix in relations.items()]
     return sum(parts[1:], parts[0])
+
+
+def _products(matrices: Mapping[str, Any]) -> Matrix:
+    """Inner products of all pairs of matrices, (K, K)."""
+    every = matrices.values()
+    return np.array([[first.multiply(second).sum() for first in every] for second in every], float)
+
+
+def _has_unit_spread(scorer: Scorer) -> bool:
+    """Whether the scores of every user have standard deviation 1, as `unit_spread` leaves them."""
+    users = torch.linspace(0, max(scorer.num_users - 1, 0), min(_SAMPLE, scorer.num_users)).long()
+    spread = scorer.scores(users, 0, scorer.num_items).std(1, correction=0)
+    spread = spread[spread > 0]
+    return bool(len(spread)) and bool(((spread - 1).abs() < _CLOSE_SCALED).all())
 
 
 def _inverse_root(counts: npt.NDArray[np.int64]) -> Matrix:

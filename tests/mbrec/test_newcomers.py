@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from mbrec.blending import unit_spread
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError
 from mbrec.folding import FoldIn
@@ -57,11 +58,12 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
         "dense": ItemToItem(past, similarity),
         "sparse": ItemNeighbors(past, neighbors),
         "history": past,
+        "scaled": unit_spread(ItemNeighbors(past, neighbors)),
         "with popularity": Sum((ItemNeighbors(past, neighbors), tail), (1.0, 0.25)),
     }
 
 
-@pytest.mark.parametrize("kind", ["dense", "sparse", "history", "with popularity"])
+@pytest.mark.parametrize("kind", ["dense", "sparse", "history", "scaled", "with popularity"])
 def test_item_side_scores_of_new_users_are_those_of_a_known_user_with_their_edges(
     tiny_dataset: PreparedDataset, kind: str
 ) -> None:
