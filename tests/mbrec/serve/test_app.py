@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx2 as httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+
+pytest.importorskip("fastapi", reason="fastapi (the extra `serve`) is not installed")
+pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
+httpx = pytest.importorskip("httpx2", reason="httpx2, by which the tests ask, is not installed")
+
 from starlette.testclient import TestClient
 
 from mbrec.dataset import PreparedDataset

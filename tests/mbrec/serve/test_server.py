@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="uvicorn (the extra `serve`) is not installed")
 
+pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
+
 from mbrec.serve.server import listen
 
 

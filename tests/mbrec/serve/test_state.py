@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("fastapi", reason="fastapi (the extra `serve`) is not installed")
+pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
+pytest.importorskip("httpx2", reason="httpx2, by which the tests ask, is not installed")
+
 from starlette.testclient import TestClient
 
 from mbrec.dataset import PreparedDataset
