@@ -34,7 +34,7 @@ setup(
         *(f"mbrec.{name}" for name in find_packages(include=["data_prep", "data_prep.*"])),
         "mbrec.presets",
     ],
-    package_data={"mbrec": ["py.typed"], "mbrec.presets": ["*.toml"]},
+    package_data={"mbrec": ["py.typed", "tune/spaces/*.toml"], "mbrec.presets": ["*.toml"]},
     install_requires=[
         "torch>=2.2",
         "dgl>=2.1,<3",
@@ -71,11 +71,15 @@ setup(
             "faiss-cpu>=1.8",
             "fastapi>=0.115",
             "httpx2>=2",
+            "optuna>=4",
             "prometheus-client>=0.20",
             "schemathesis>=4",
             "uvicorn>=0.30",
+            "wandb>=0.19",
         ],
         "tensorboard": ["tensorboard>=2.17"],  # mbrec train --track tensorboard
+        "tune": ["optuna>=4"],  # mbrec tune
+        "wandb": ["wandb>=0.19"],  # mbrec train --track wandb
         "mlflow": ["mlflow-skinny>=2.14"],  # mbrec train --track mlflow; the client alone
         "fuzz": ["atheris>=2.3"],  # only tests/fuzz/coverage_guided.py asks for it
     },
