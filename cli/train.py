@@ -44,7 +44,8 @@ from mbrec.models import BUILT_IN
     multiple=True,
     metavar="KIND",
     help="Show the figures of every epoch elsewhere too: tensorboard (files in the run's folder), "
-    "mlflow (files in mlruns/ beside it) or mlflow:ADDRESS; may be repeated.",
+    "mlflow (files in mlruns/ beside it), mlflow:ADDRESS or wandb (files in wandb/ beside it); may "
+    "be repeated.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the training that is in --out.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")

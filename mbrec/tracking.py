@@ -1,7 +1,7 @@
-"""Where a training is followed: TensorBoard, MLflow, or whatever keeps to `Tracker`.
+"""Where a training is followed: TensorBoard, MLflow, W&B, or whatever keeps to `Tracker`.
 
 metrics.jsonl stays the record of a run; a tracker shows the same numbers elsewhere. Nothing is
-sent anywhere unless its address is given: both keep files on this machine by default.
+sent anywhere unless that is asked for: all keep files on this machine by default.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 from mbrec.errors import DeviceError, StoppedError, UsageError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 KINDS = {
     "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
     "mlflow": ("mlflow", "mlflow"),
+    "wandb": ("wandb", "wandb"),
 }
 """Kind → the module that it needs, and the package behind it."""
 
@@ -129,7 +131,7 @@ def tracked(
 
 
 def make_tracker(wanted: str) -> Tracker:
-    """The tracker of "tensorboard", "mlflow" or "mlflow:ADDRESS".
+    """The tracker of "tensorboard", "mlflow", "mlflow:ADDRESS" or "wandb".
 
     Raises:
         UsageError: Another name.
@@ -138,7 +140,8 @@ def make_tracker(wanted: str) -> Tracker:
     kind, _, address = wanted.partition(":")
     if kind not in KINDS or (address and kind != "mlflow"):
         raise UsageError(
-            f"There is no tracker {wanted!r}.", "Give tensorboard, mlflow or mlflow:ADDRESS."
+            f"There is no tracker {wanted!r}.",
+            "Give tensorboard, mlflow, mlflow:ADDRESS or wandb.",
         )
     module, package = KINDS[kind]
     if find_spec(package) is None:
@@ -148,7 +151,7 @@ def make_tracker(wanted: str) -> Tracker:
         )
     if kind == "tensorboard":
         return TensorBoard(import_module(module).SummaryWriter)
-    return MlFlow(address)
+    return MlFlow(address) if kind == "mlflow" else Wandb()
 
 
 def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -239,6 +242,44 @@ class MlFlow:
         """Say how it ended."""
         states = {"finished": "FINISHED", "stopped": "KILLED"}
         self._client.set_terminated(self._id, states.get(status, "FAILED"))
+
+
+class Wandb:
+    """A run of Weights & Biases: files in `wandb` beside the run's folder.
+
+    They stay there, unless WANDB_MODE=online is set or `wandb sync` is called.
+    """
+
+    def __init__(self) -> None:
+        # Offline is said of the run alone: the makers still hear of errors, from the import on.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        self._run: Any = None
+
+    def start(self, run: Path, settings: Mapping[str, Any], epoch: int) -> None:
+        """Begin a run named after the folder; go on with it where a training is gone on with."""
+        wandb, place = import_module("wandb"), run / "wandb.id"
+        known = place.read_text(encoding="utf-8").strip() if epoch > 1 and place.is_file() else ""
+        identity = known or uuid4().hex[:16]
+        place.write_text(identity, encoding="utf-8")
+        mode = os.environ.get("WANDB_MODE", "offline")
+        self._run = wandb.init(
+            project="mbrec",
+            name=run.name,
+            id=identity,
+            dir=str(run.resolve().parent),
+            config={_name(key): value for key, value in settings.items()},
+            mode=mode,
+            resume="allow" if known and mode == "online" else None,  # offline knows no resuming
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+        )
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """All numbers of the epoch."""
+        self._run.log({_name(t): value for t, value in scalars(record)}, step=record["epoch"])
+
+    def end(self, status: str) -> None:
+        """Say how it ended, and wait for the files."""
+        self._run.finish(exit_code=0 if status == "finished" else 1)
 
 
 def _name(tag: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,16 +113,19 @@ def test_a_training_is_followed_and_a_failed_one_is_said_to_be(
     assert failing.told[-1] == "failed"
 
 
-@pytest.mark.parametrize("wanted", ["wandb", "tensorboard:6006", ""])
+@pytest.mark.parametrize("wanted", ["comet", "tensorboard:6006", "wandb:x", ""])
 def test_an_unknown_tracker_is_refused_before_the_training(wanted: str) -> None:
-    with pytest.raises(UsageError, match="tensorboard, mlflow or mlflow:ADDRESS"):
+    with pytest.raises(UsageError, match="tensorboard, mlflow, mlflow:ADDRESS or wandb"):
         make_tracker(wanted)
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["mlflow", "wandb"])
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(DeviceError, match=r"pip install 'mbrec\[mlflow\]'"):
-        make_tracker("mlflow")
+    with pytest.raises(DeviceError, match=rf"pip install 'mbrec\[{kind}\]'"):
+        make_tracker(kind)
 
 
 def test_tensorboard_reads_back_what_an_epoch_says(tmp_path: Path) -> None:
@@ -157,3 +161,31 @@ def test_mlflow_keeps_files_beside_the_run_and_reports_nothing(tmp_path: Path) -
     values = [line.split()[1:] for line in written[0].read_text().splitlines()]
     assert [(float(value), int(step)) for value, step, *_ in values] == [(0.2, 1), (0.2, 2)]
     assert json.dumps("mlruns") not in json.dumps([str(path) for path in run.iterdir()])
+
+
+def test_wandb_keeps_files_beside_the_run_and_calls_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    run = tmp_path / "runs" / "ub"
+    run.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as server, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        server.setblocking(False)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for first in (1, 2):  # the second goes on with the training
+            tracker = make_tracker("wandb")
+            tracker.start(run, {"train.lr": 0.1}, first)
+            tracker.epoch({**RECORD, "epoch": first})
+            tracker.end("finished")
+        with pytest.raises(BlockingIOError):
+            server.accept()  # whoever had called would stand in line here
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+    identity = (run / "wandb.id").read_text()
+    written = list((run.parent / "wandb").glob(f"offline-run-*/run-{identity}.wandb"))
+    assert len(written) == 2
+    for file in written:
+        content = file.read_bytes()
+        assert b"valid/ndcg_at_5/click" in content and b"train.lr" in content
+    assert [path.name for path in run.iterdir()] == ["wandb.id"]
