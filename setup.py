@@ -34,7 +34,10 @@ setup(
         *(f"mbrec.{name}" for name in find_packages(include=["data_prep", "data_prep.*"])),
         "mbrec.presets",
     ],
-    package_data={"mbrec": ["py.typed", "tune/spaces/*.toml"], "mbrec.presets": ["*.toml"]},
+    package_data={
+        "mbrec": ["py.typed", "report/page/*", "tune/spaces/*.toml"],
+        "mbrec.presets": ["*.toml"],
+    },
     install_requires=[
         "torch>=2.2",
         "dgl>=2.1,<3",
@@ -54,6 +57,7 @@ setup(
     ],
     extras_require={
         "ann": ["faiss-cpu>=1.8"],
+        "report": ["jinja2>=3.1", "matplotlib>=3.8"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
         "dev": [
             "pytest>=8",
@@ -69,6 +73,9 @@ setup(
             "mlflow-skinny>=2.14",
             # What the tests of the extras need.
             "faiss-cpu>=1.8",
+            "jinja2>=3.1",
+            "matplotlib>=3.8",
+            "selenium>=4.20",  # looks at a report in Chromium, where there is one
             "fastapi>=0.115",
             "httpx2>=2",
             "optuna>=4",
