@@ -71,6 +71,11 @@ setup(
             "pyyaml>=6",
             "tensorboard>=2.17",
             "mlflow-skinny>=2.14",
+            # The pages, and the tests that run what stands on them.
+            "latex2mathml>=3.77",
+            "markdown-it-py>=3",
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.7,<10",
             # What the tests of the extras need.
             "faiss-cpu>=1.8",
             "jinja2>=3.1",
@@ -88,6 +93,7 @@ setup(
         "tune": ["optuna>=4"],  # mbrec tune
         "wandb": ["wandb>=0.19"],  # mbrec train --track wandb
         "mlflow": ["mlflow-skinny>=2.14"],  # mbrec train --track mlflow; the client alone
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "latex2mathml>=3.77"],
         "fuzz": ["atheris>=2.3"],  # only tests/fuzz/coverage_guided.py asks for it
     },
     entry_points={"console_scripts": ["mbrec=mbrec.cli.main:main"]},

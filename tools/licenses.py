@@ -95,6 +95,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _is_name(field: str) -> bool:
+    if field == "UNKNOWN":  # what old setuptools write for nothing
+        return False
     return 0 < len(field) <= _SHORT and "\n" not in field and "copyright" not in field.lower()
 
 
