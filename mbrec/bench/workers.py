@@ -1,31 +1,23 @@
 """Who runs the cells: this process, or several others that each run one at a time.
 
-A worker that dies (killed for its memory, say) costs the cell it was at, not the bench. Workers are
-spawned, never forked: a fork of a process that has used torch's threads may hang.
+A worker that dies (killed for its memory, say) costs the cell it was at, not the bench.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mbrec.bench.cells import explain, failed, run_cell
 from mbrec.bench.plan import Cell
 from mbrec.bench.store import Store
 from mbrec.errors import MbrecError
-
-_GRACE = 10.0  # seconds that a worker gets to leave its files in order
+from mbrec.processes import Worker, fair_threads, quieter
 
 
 class Event(NamedTuple):
@@ -72,13 +64,8 @@ class _Here:
 
     def events(self) -> Iterator[Event]:
         cell = self._cells.popleft()
-        logger = logging.getLogger("mbrec")
-        before = logger.level
-        logger.setLevel(_quiet(logger.getEffectiveLevel()))
-        try:
+        with quieter():
             run_cell(cell, self._store, keep_run=self._keep)
-        finally:
-            logger.setLevel(before)
         yield Event(cell, done=True, epoch={})
 
     def close(self) -> None:
@@ -88,7 +75,7 @@ class _Here:
 class _Workers:
     def __init__(self, store: Store, jobs: int, keep_runs: bool) -> None:
         self._store, self._keep = store, keep_runs
-        self._threads = _threads(jobs)
+        self._threads = fair_threads(jobs)
         self._workers: list[_Worker | None] = [None] * jobs
 
     @property
@@ -134,19 +121,11 @@ class _Workers:
         self._workers = [None] * len(self._workers)
 
 
-class _Worker:
-    """A process and the pipe to it."""
+class _Worker(Worker):
+    """A process that runs cells."""
 
     def __init__(self, path: Path, threads: int, keep: bool) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        verbosity = logging.getLogger("mbrec").getEffectiveLevel()
-        self.process: BaseProcess = context.Process(
-            target=_work, args=(theirs, path, threads, keep, verbosity, os.getpid()), daemon=True
-        )
-        with _inherited(threads):
-            self.process.start()
-        theirs.close()  # or the end of the worker would not end the pipe
+        super().__init__(_work, (path, keep, os.getpid()), threads)
         self.cell: Cell | None = None
 
     def begin(self, cell: Cell) -> None:
@@ -155,28 +134,9 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.pipe.send(cell)
 
-    def end(self) -> str:
-        """Wait for the end, force it if need be; says how it came."""
-        self.process.join(_GRACE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.pipe.close()
-        code = self.process.exitcode or 0
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
-
-def _work(
-    pipe: Connection, path: Path, threads: int, keep: bool, verbosity: int, parent: int
-) -> None:
+def _work(pipe: Connection, path: Path, keep: bool, parent: int) -> None:
     """The life of a worker: cells come in, epochs and ends go out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    signal.signal(signal.SIGTERM, _leave)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("mbrec").setLevel(_quiet(verbosity))
-    import torch
-
-    torch.set_num_threads(threads)
     store = Store(path)
 
     def on_epoch(record: Mapping[str, Any]) -> None:
@@ -195,41 +155,3 @@ def _work(
             pipe.send({"raise": MbrecError(f"{explain(error)}", "Then start the bench again.")})
         else:
             pipe.send({"done": True})
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # unwinds: temporary files are removed
-
-
-def _quiet(level: int) -> int:
-    """What a training warns of is about that run; of hundreds only who asks for it hears it."""
-    return level if level < logging.WARNING else logging.ERROR
-
-
-def _threads(jobs: int) -> int:
-    """A fair share of the cores, or of the threads that the user allows."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, cores // jobs)
-    return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
-
-
-@contextlib.contextmanager
-def _inherited(threads: int) -> Iterator[None]:
-    """What a process that starts here begins with: its threads, and no ear for Ctrl-C."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
