@@ -62,3 +62,7 @@ class StoppedError(MbrecError):
 
 class LeakageError(MbrecError):
     """Something that trains or selects asked for rows that only reporting may see."""
+
+
+class RankError(MbrecError):
+    """Another process of the same work has ended, or does not answer."""

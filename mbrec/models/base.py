@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.losses import bpr
 from mbrec.memory import require_memory
+from mbrec.parallel.columns import Columns
+from mbrec.parallel.team import ALONE, Team
 from mbrec.propagation import Engine, Nodes, Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
@@ -53,6 +56,7 @@ class Context:
     times: Mapping[str, Times] = field(default_factory=dict)
     """Behavior → Unix seconds of its training pairs, in their order, where the log has them; the
     smallest int64 where a single row has none."""
+    team: Team = ALONE  # the processes that train together
 
     @property
     def target(self) -> str:
@@ -63,6 +67,10 @@ class Context:
     def auxiliaries(self) -> tuple[str, ...]:
         """All behaviors but the target, in cascade order."""
         return self.behaviors[:-1]
+
+    def columns(self, size: int) -> Columns:
+        """Which of `size` columns of an embedding this process learns: all, where it is alone."""
+        return Columns(self.team, size)
 
     def relation(self, name: str) -> Relation:
         """A behavior's relation, or the merged one, ready to propagate."""
@@ -83,7 +91,19 @@ class TrainedMethod(nn.Module, Method):
     """A method that learns by gradient steps on batches of triples.
 
     A step is `losses(propagate(), batch)`: one pass over the whole graph, then the batch's rows.
+
+    A method whose `Entry` allows several processes sets `columns`, and learns its own columns of
+    its `shared_parameters` alone; its `Factors` have these columns, too.
     """
+
+    columns = Columns()
+
+    def divided(self) -> dict[str, Columns]:
+        """The parameters, by name, of which this process has some columns only."""
+        if not self.columns.split:
+            return {}
+        tables = {id(table) for table in self.shared_parameters()}
+        return {n: self.columns for n, part in self.named_parameters() if id(part) in tables}
 
     @abstractmethod
     def propagate(self) -> Any:
@@ -153,30 +173,43 @@ class Entry:
     build: Callable[[Any, Context], Method]
     needs_engine: bool = True  # whether it passes messages
     train: Mapping[str, Any] = field(default_factory=dict)  # its defaults of [train]
+    undividable: Callable[[Any], str] = lambda config: "it mixes the columns of all embeddings"
+    """Why several processes cannot learn columns apart, with these settings; empty if they can."""
 
 
 def embedding_table(
-    count: int, size: int, initializer: Initializer, generator: torch.Generator
+    count: int,
+    size: int,
+    initializer: Initializer,
+    generator: torch.Generator,
+    columns: Columns | None = None,
 ) -> nn.Parameter:
-    """A table of initial embeddings, (count, size).
+    """A table of initial embeddings, (count, size), or own columns of it.
 
     Args:
         count: Rows.
         size: d.
         initializer: "normal": N(0, 0.1²), as LightGCN; "xavier": uniform Glorot, as CRGCN.
         generator: Source of randomness.
+        columns: Of `size`; all by default.
 
     Raises:
         TrainingError: It does not fit into memory, with its gradient and the two moments of Adam.
     """
-    needed = 4 * count * size * torch.float32.itemsize
-    require_memory(needed, f"Learning {count:,} × {size:,} embeddings", "Lower model.size.")
-    table = torch.empty(count, size)
-    if initializer == "normal":
-        nn.init.normal_(table, std=0.1, generator=generator)
-    else:
-        nn.init.xavier_uniform_(table, generator=generator)
-    return nn.Parameter(table)
+    columns = columns or Columns(size=size)
+    needed = 4 * count * columns.count * torch.float32.itemsize
+    require_memory(
+        needed, f"Learning {count:,} × {columns.count:,} embeddings", "Lower model.size."
+    )
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / (count + size))  # of Glorot
+
+    def fill(part: Tensor) -> None:
+        if initializer == "normal":
+            part.normal_(0.0, 0.1, generator=generator)
+        else:
+            part.uniform_(-bound, bound, generator=generator)
+
+    return nn.Parameter(columns.drawn(count, fill))
 
 
 def check_names(setting: str, given: Iterable[str], behaviors: Sequence[str]) -> None:
@@ -257,23 +290,35 @@ def pair_scores(user: Tensor, items: Tensor) -> Tensor:
     return torch.bmm(items, user.unsqueeze(2)).squeeze(2)
 
 
-def bpr_terms(embeddings: Mapping[str, Nodes], batch: Batch) -> dict[str, Tensor]:
+def bpr_terms(
+    embeddings: Mapping[str, Nodes], batch: Batch, columns: Columns | None = None
+) -> dict[str, Tensor]:
     """The BPR loss of every behavior from embeddings of its own, as terms "bpr/<behavior>".
 
     Args:
         embeddings: Behavior → embeddings of all nodes, (U, d) and (I, d).
         batch: Behavior → its triples.
+        columns: Those of the embeddings; all by default.
     """
-    terms = {}
+    scores = []
     for behavior, triples in batch.items():
         (user,) = gather(embeddings[behavior].user, [triples.user_idx])
         (items,) = gather(embeddings[behavior].item, [triples.items])
-        scores = pair_scores(user, items)  # (B, 1+N)
-        terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
-    return terms
+        scores.append(pair_scores(user, items))  # (B, 1+N)
+    summed = columns.total(scores) if columns is not None else scores
+    return {
+        f"bpr/{behavior}": bpr(found[:, 0], found[:, 1:])
+        for behavior, found in zip(batch, summed, strict=True)
+    }
 
 
-def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch, weights: PerBehavior = 1.0) -> Tensor:
+def base_l2(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    batch: Batch,
+    weights: PerBehavior = 1.0,
+    columns: Columns | None = None,
+) -> Tensor:
     """½ ‖e⁰‖² of the batch's rows, per behavior averaged over its pairs, summed over behaviors.
 
     Args:
@@ -281,6 +326,7 @@ def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch, weights: PerBehavi
         item_emb: (I, d).
         batch: Behavior → its triples, at least one.
         weights: β, or β per behavior.
+        columns: Those of the embeddings; all by default.
 
     Returns:
         A scalar.
@@ -293,7 +339,8 @@ def base_l2(user_emb: Tensor, item_emb: Tensor, batch: Batch, weights: PerBehavi
         shares = [s * weights.get(b, 0.0) for b, s in zip(batch, shares, strict=True)]
     else:
         factor = weights
-    return factor * (_weighted_l2(user_emb, users, shares) + _weighted_l2(item_emb, items, shares))
+    found = _weighted_l2(user_emb, users, shares) + _weighted_l2(item_emb, items, shares)
+    return factor * (columns.total([found])[0] if columns is not None else found)
 
 
 def _weighted_l2(table: Tensor, rows: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

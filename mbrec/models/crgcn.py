@@ -35,7 +35,7 @@ from mbrec.models.base import (
     embedding_table,
     layers_of,
 )
-from mbrec.models.bigel.cgl import CascadingGcn
+from mbrec.models.bigel.cgl import CascadingGcn, norms_of_all
 from mbrec.propagation import Combination, Nodes
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
@@ -73,9 +73,9 @@ class Crgcn(TrainedMethod):
 
     def __init__(self, config: CrgcnConfig, context: Context) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.columns = config, context.columns(config.size)
         self.user_emb, self.item_emb = (
-            embedding_table(count, config.size, config.initializer, context.generator)
+            embedding_table(count, config.size, config.initializer, context.generator, self.columns)
             for count in (context.num_users, context.num_items)
         )
         self.cascade = CascadingGcn(
@@ -91,9 +91,9 @@ class Crgcn(TrainedMethod):
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
-        terms = bpr_terms(state, batch)
+        terms = bpr_terms(state, batch, self.columns)
         if self.config.l2:
-            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2, self.columns)
         return terms
 
     @torch.no_grad()
@@ -102,4 +102,4 @@ class Crgcn(TrainedMethod):
         return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
 
 
-ENTRY = Entry(CrgcnConfig, Crgcn)
+ENTRY = Entry(CrgcnConfig, Crgcn, undividable=norms_of_all)

@@ -65,14 +65,16 @@ class LightGcn(TrainedMethod):
     def __init__(self, config: LightGcnConfig, context: Context) -> None:
         super().__init__()
         self.config = config
-        self.behaviors = context.behaviors
+        self.behaviors, self.columns = context.behaviors, context.columns(config.size)
         merged = config.graph == "merged"
         self.relations = {
             name: context.relation(name) for name in ((GLOBAL,) if merged else context.behaviors)
         }
         self.user_emb, self.item_emb = (
             nn.ParameterList(
-                embedding_table(count, config.size, config.initializer, context.generator)
+                embedding_table(
+                    count, config.size, config.initializer, context.generator, self.columns
+                )
                 for _ in self.relations
             )
             for count in (context.num_users, context.num_items)
@@ -96,10 +98,10 @@ class LightGcn(TrainedMethod):
                 continue
             users = gather(state[name].user, [triples.user_idx for triples in part.values()])
             items = gather(state[name].item, [triples.items for triples in part.values()])
-            for behavior, user, item in zip(part, users, items, strict=True):
-                scores = pair_scores(user, item)  # (B, 1+N)
+            own = [pair_scores(*pair) for pair in zip(users, items, strict=True)]  # (B, 1+N)
+            for behavior, scores in zip(part, self.columns.total(own), strict=True):
                 terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
-            l2.append(base_l2(base.user, base.item, part, self.config.l2))
+            l2.append(base_l2(base.user, base.item, part, self.config.l2, self.columns))
         if self.config.l2:
             terms["l2"] = torch.stack(l2).sum()
         return terms
@@ -120,4 +122,9 @@ class LightGcn(TrainedMethod):
         return GLOBAL if self.config.graph == "merged" else behavior
 
 
-ENTRY = Entry(LightGcnConfig, LightGcn, train={"lr": 1e-2, "patience": 15})
+ENTRY = Entry(
+    LightGcnConfig,
+    LightGcn,
+    train={"lr": 1e-2, "patience": 15},
+    undividable=lambda config: "",
+)

@@ -62,11 +62,13 @@ class MfBpr(TrainedMethod):
     def __init__(self, config: MfBprConfig, context: Context) -> None:
         super().__init__()
         self.config = config
-        self.behaviors = context.behaviors
+        self.behaviors, self.columns = context.behaviors, context.columns(config.size)
         tables = 1 if config.embeddings == "shared" else len(context.behaviors)
         self.user_emb, self.item_emb = (
             nn.ParameterList(
-                embedding_table(count, config.size, config.initializer, context.generator)
+                embedding_table(
+                    count, config.size, config.initializer, context.generator, self.columns
+                )
                 for _ in range(tables)
             )
             for count in (context.num_users, context.num_items)
@@ -81,10 +83,10 @@ class MfBpr(TrainedMethod):
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
-        terms = bpr_terms(state, batch)
+        terms = bpr_terms(state, batch, self.columns)
         if self.config.l2:
             parts = [
-                base_l2(*state[name], {name: triples}, self.config.l2)
+                base_l2(*state[name], {name: triples}, self.config.l2, self.columns)
                 for name, triples in batch.items()
             ]
             terms["l2"] = torch.stack(parts).sum()
@@ -99,5 +101,9 @@ class MfBpr(TrainedMethod):
 
 
 ENTRY = Entry(
-    MfBprConfig, MfBpr, needs_engine=False, train={"lr": 1e-2, "epochs": 150, "patience": 15}
+    MfBprConfig,
+    MfBpr,
+    needs_engine=False,
+    train={"lr": 1e-2, "epochs": 150, "patience": 15},
+    undividable=lambda config: "",
 )

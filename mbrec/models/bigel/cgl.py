@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch.nn import functional as F
 
 from mbrec.propagation import Combination, Nodes, Relation, light_gcn
+
+
+def norms_of_all(config: Any) -> str:
+    """Why columns cannot be learned apart: the norms of all nodes need all columns."""
+    return "model.normalize needs the norms of all nodes" if config.normalize else ""
 
 
 class CascadingGcn:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mbrec.losses import info_nce
+from mbrec.parallel.columns import Columns
 from mbrec.propagation import Nodes
 from mbrec.sampling import Triples
 
@@ -20,9 +21,11 @@ class ContrastivePreferenceAlignment:
     Args:
         temperature: τ.
         cosine: s is the cosine; else the inner product.
+        columns: Those of the embeddings; all by default.
     """
 
-    def __init__(self, temperature: float, cosine: bool) -> None:
+    def __init__(self, temperature: float, cosine: bool, columns: Columns | None = None) -> None:
+        self._columns = columns or Columns()
         self._temperature = temperature
         self._cosine = cosine
 
@@ -41,8 +44,8 @@ class ContrastivePreferenceAlignment:
         ):
             nodes = torch.unique(rows)
             total = total + info_nce(
-                view.index_select(0, nodes),
-                context.index_select(0, nodes),
+                self._columns.rows(view, nodes),
+                self._columns.rows(context, nodes),
                 self._temperature,
                 cosine=self._cosine,
             )

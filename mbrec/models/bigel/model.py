@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -118,10 +119,12 @@ class Bigel(TrainedMethod):
     def __init__(self, config: BigelConfig, context: Context) -> None:
         super().__init__()
         size, generator = config.size, context.generator
-        self.config = config
+        self.config, self.columns = config, context.columns(size)
         self.behaviors, self.target = context.behaviors, context.target
-        self.user_emb = embedding_table(context.num_users, size, config.initializer, generator)
-        self.item_emb = embedding_table(context.num_items, size, config.initializer, generator)
+        self.user_emb, self.item_emb = (
+            embedding_table(count, size, config.initializer, generator, self.columns)
+            for count in (context.num_users, context.num_items)
+        )
         self.cgl = CascadingGcn(
             [context.relation(behavior) for behavior in context.behaviors],
             layers_of(config.layers, context.behaviors),
@@ -130,7 +133,7 @@ class Bigel(TrainedMethod):
         )
         self.merged = context.relation(GLOBAL)
         self._cpa = ContrastivePreferenceAlignment(
-            config.temperature, config.similarity == "cosine"
+            config.temperature, config.similarity == "cosine", self.columns
         )
         named = config.cpa_weight
         aligned = context.behaviors if isinstance(named, Mapping) else (context.target,)
@@ -167,7 +170,7 @@ class Bigel(TrainedMethod):
         if cpa:
             terms["cpa"] = torch.stack(cpa).sum()
         if self.config.l2:
-            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2, self.columns)
         return terms
 
     @torch.no_grad()
@@ -177,7 +180,10 @@ class Bigel(TrainedMethod):
         return {
             behavior: Factors(
                 *(
-                    self.enhance(behavior, side, *_tables(state, behavior, self.target, side))
+                    self.columns.each_row(
+                        partial(self.enhance, behavior, side),
+                        *_tables(state, behavior, self.target, side),
+                    )
                     for side in SIDES
                 )
             )
@@ -195,7 +201,9 @@ class Bigel(TrainedMethod):
                 key = self.key(behavior, side)
                 own, target, _ = _tables(state, behavior, self.target, side)
                 every = max(1, len(own) // GATE_SAMPLE)
-                own, target = own[::every], target[::every]
+                own, target = (
+                    self.columns.whole(table[::every].contiguous()) for table in (own, target)
+                )
                 if self.config.cgf:
                     feedback = self.cgf[key]
                     assert isinstance(feedback, CascadingGatedFeedback)
@@ -250,13 +258,16 @@ class Bigel(TrainedMethod):
             flat = index.flatten()
             # Gates and projections run for the rows of the batch, or for every node where the batch
             # has more rows than there are nodes.
+            rows, whole = self.columns.rows, self.columns.whole
             if behavior == self.target:
-                found = own.index_select(0, flat)
+                found = rows(own, flat)
             elif len(flat) >= len(own):
-                found = self.enhance(behavior, side, own, target, context).index_select(0, flat)
+                context = None if context is None else whole(context)
+                found = self.enhance(behavior, side, whole(own), whole(target), context)
+                found = found.index_select(0, flat)
             else:
-                own, target = own.index_select(0, flat), target.index_select(0, flat)
-                context = None if context is None else context.index_select(0, flat)
+                context = None if context is None else rows(context, flat)
+                own, target = rows(own, flat), rows(target, flat)
                 found = self.enhance(behavior, side, own, target, context)
             embeddings[behavior] = found.view(*index.shape, -1)
         return embeddings

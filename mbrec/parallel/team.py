@@ -1,0 +1,103 @@
+"""The processes that do one piece of work together, and what they say to each other.
+
+Every collective goes through `Team`, so that bytes are counted and a rank that has ended is an
+error with a readable message, wherever it is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrec.errors import RankError
+
+
+class Team:
+    """The ranks 0 … R-1 of a piece of work, seen from one of them; by default a single one.
+
+    All ranks have to make the same calls in the same order.
+
+    Args:
+        rank: This process; rank 0 writes files.
+        ranks: R.
+        group: The process group of tensors on the training's device.
+        control: The group of tensors on the CPU; another one than `group` beside NCCL.
+    """
+
+    def __init__(self, rank: int = 0, ranks: int = 1, group: Any = None, control: Any = None):
+        self.rank, self.ranks = rank, ranks
+        self._group, self._control = group, control
+        self.sent = 0
+        """Bytes that this rank has sent so far, by the usual algorithms (rings): R - 1 times what
+        it gives to `gather`, 2 (R - 1) / R times what is added up."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def gather(self, local: Tensor) -> Tensor:
+        """What all ranks have, in order: (R, *shape) from tensors of one shape."""
+        local = local.contiguous()
+        if self.ranks == 1:
+            return local.unsqueeze(0)
+        found = local.new_empty((self.ranks * local.numel(),))
+        with _among(self.ranks):
+            torch.distributed.all_gather_into_tensor(found, local.flatten(), group=self._of(local))
+        self.sent += (self.ranks - 1) * local.nbytes
+        return found.view(self.ranks, *local.shape)
+
+    def gather_first(self, local: Tensor) -> Tensor | None:
+        """What `gather` gives, for rank 0; None for the others."""
+        local = local.contiguous()
+        if self.ranks == 1:
+            return local.unsqueeze(0)
+        found = local.new_empty((self.ranks, *local.shape)) if self.first else None
+        parts = None if found is None else list(found.unbind(0))
+        with _among(self.ranks):
+            torch.distributed.gather(local, parts, dst=0, group=self._of(local))
+        self.sent += 0 if self.first else local.nbytes
+        return found
+
+    def sum(self, local: Tensor) -> Tensor:
+        """The sum of what all ranks have, the same bits everywhere."""
+        if self.ranks == 1:
+            return local
+        total = local.detach().clone(memory_format=torch.contiguous_format)
+        with _among(self.ranks):
+            torch.distributed.all_reduce(total, group=self._of(total))
+        self.sent += 2 * (self.ranks - 1) * total.nbytes // self.ranks
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so. All ranks get the same answer; it waits for all of them."""
+        if self.ranks == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), dtype=torch.int32)))
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        self.any(False)
+
+    def _of(self, tensor: Tensor) -> Any:
+        return self._control if tensor.device.type == "cpu" else self._group
+
+
+ALONE = Team()
+
+
+@contextmanager
+def _among(ranks: int) -> Iterator[None]:
+    """Turn what a collective raises when a rank is gone, or does not answer, into our error."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError) as error:  # gloo, NCCL and the store raise these
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RankError(
+            f"One of the {ranks} processes has ended or does not answer ({lines[0]}).",
+            "What was saved last is kept.",
+        ) from error
