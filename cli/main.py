@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": "Rank all items for every user and behavior, and measure it.",
     "compare": "Say which of two runs is better, and whether that can be chance.",
     "inspect": "Say what a prepared dataset or a run is, in figures.",
+    "report": "Put runs and their data on one HTML page that works offline.",
     "explain": "Say which behaviors and neighbors carried a score.",
     "bench": "Compare methods under the same search budget, over seeds; resumable.",
     "export": "Write the top-K lists of a run, with the shop's own ids.",

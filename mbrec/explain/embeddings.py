@@ -98,21 +98,35 @@ class EmbeddingShares:
     @cached_property
     def _method(self) -> TrainedMethod | None:
         """The trained model; None if the run has none, or is of a method without embeddings."""
-        path = self._run.path / CHECKPOINTS / BEST
-        if not path.is_file():
-            return None
-        settings = self._settings.model_copy(update={"engine": "torch", "device": "cpu"})
-        method = build_method(self._dataset, settings, torch.device("cpu"))
-        if not isinstance(method, TrainedMethod):
-            return None
-        average = WeightAverage(method, settings.train.average)
-        try:
-            checkpoint.load(path, [Part(method, None), Part(average, None, "average-")])
-        except ArtefactError as error:  # of another release, say; what ranks is not touched by it
-            log.warning("%s The final embeddings alone are looked at.", error.message)
-            return None
-        average.keep()
-        return method.eval()
+        return restored(self._run, self._settings, self._dataset)
+
+
+def restored(run: Run, settings: Settings, dataset: PreparedDataset) -> TrainedMethod | None:
+    """The trained model of a run, on the CPU, with the weights that rank.
+
+    Args:
+        run: The run.
+        settings: Its settings.
+        dataset: As the training saw it.
+
+    Returns:
+        None if the run has no checkpoint of it, or is of a method that does not learn by steps.
+    """
+    path = run.path / CHECKPOINTS / BEST
+    if not path.is_file():
+        return None
+    settings = settings.model_copy(update={"engine": "torch", "device": "cpu"})
+    method = build_method(dataset, settings, torch.device("cpu"))
+    if not isinstance(method, TrainedMethod):
+        return None
+    average = WeightAverage(method, settings.train.average)
+    try:
+        checkpoint.load(path, [Part(method, None), Part(average, None, "average-")])
+    except ArtefactError as error:  # of another release, say; what ranks is not touched by it
+        log.warning("%s The final embeddings alone are looked at.", error.message)
+        return None
+    average.keep()
+    return method.eval()
 
 
 def done_by(dataset: PreparedDataset, side: int, node: int) -> Done:

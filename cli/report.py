@@ -1,0 +1,75 @@
+"""`mbrec report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mbrec.cli.console import show, show_json
+from mbrec.cli.progress import UserProgress
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The HTML file to write."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="valid",
+    show_default=True,
+    help="The held-out rows that figures and lists are shown on. Choose by valid, report by test.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The prepared dataset.  [default: where it was at training]",
+)
+@click.option(
+    "--users",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Sample users, shown with their history and lists. Their raw ids stand on the page.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def command(
+    runs: tuple[Path, ...],
+    out: Path,
+    split: str,
+    data: Path | None,
+    users: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    r"""Put runs and their data on one HTML page that works offline.
+
+    The data, learning curves, figures with intervals, slices, gates, a map of the items, a few
+    users with their lists, settings. Several runs stand side by side; the first is what the others
+    are compared with. What `mbrec evaluate` has stored is taken, the rest is measured now; nothing
+    is written into the runs. Needs the extra `report`. docs/report.md says how to read it.
+
+    \b
+    mbrec report runs/ub --out report.html
+    mbrec report runs/mostpop runs/ub --split test --out report.html
+    """
+    from mbrec.report import write_report
+
+    with UserProgress() as progress:
+        report = write_report(
+            runs,
+            out,
+            split="valid" if split == "valid" else "test",
+            data=data,
+            users=users,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        show_json(report.summary())
+        return
+    of = f"{report.runs} runs" if report.runs > 1 else "1 run"
+    show(f"Wrote a report of {of} on {split} rows to {out} ({report.bytes / 1e6:.1f} MB).")

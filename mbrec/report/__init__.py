@@ -1,0 +1,5 @@
+"""A report: what data and runs are, as one HTML page that needs nothing else. See docs/report.md."""
+
+from mbrec.report.report import Report, write_report
+
+__all__ = ["Report", "write_report"]
