@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from mbrec.errors import ArtefactError
 from mbrec.files import atomic_path
+from mbrec.parallel import tensor_file
+from mbrec.parallel.columns import Columns
+from mbrec.parallel.team import ALONE, Team
 
 _PROGRESS = "mbrec-progress"
 _DIGEST = "mbrec-sha256"
@@ -59,6 +62,8 @@ class Part:
     module: nn.Module
     optimizer: torch.optim.Optimizer | None  # over `module.parameters()`; None: weights only
     prefix: str = ""
+    divided: Mapping[str, Columns] = field(default_factory=dict)
+    """The tensors of which this process has some columns only."""
 
 
 def save(
@@ -67,8 +72,9 @@ def save(
     at: Progress,
     loose: Mapping[str, Tensor] | None = None,
     origin: Origin | None = None,
+    team: Team = ALONE,
 ) -> None:
-    """Write a checkpoint, atomically.
+    """Write a checkpoint, atomically. It does not depend on the number of processes.
 
     Args:
         path: The file.
@@ -76,6 +82,7 @@ def save(
         at: Where it stands.
         loose: Tensors that belong to no part.
         origin: The run.
+        team: Who trains; all of them have to call it, the first writes.
     """
     tensors = {f"loose/{name}": tensor for name, tensor in (loose or {}).items()}
     for part in parts:
@@ -86,18 +93,21 @@ def save(
         for index, entries in state.items():
             for key, tensor in entries.items():
                 tensors[f"{part.prefix}optimizer/{key}/{names[index]}"] = tensor
-    plain = {name: _plain(tensor) for name, tensor in tensors.items()}
-    metadata = {
-        _PROGRESS: json.dumps(asdict(at)),
-        _ORIGIN: json.dumps(dict(origin or {})),
-        _DIGEST: _digest(plain),
-    }
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata)
+    metadata = {_PROGRESS: json.dumps(asdict(at)), _ORIGIN: json.dumps(dict(origin or {}))}
+    divided = _divided(parts)
+    if not team.first:
+        tensor_file.write(None, tensors, divided)
+    elif divided:
+        with atomic_path(path) as temporary:
+            tensor_file.write(temporary, tensors, divided, metadata, _DIGEST)
+    else:
+        plain = {name: _plain(tensor) for name, tensor in tensors.items()}
+        with atomic_path(path) as temporary:
+            save_file(plain, temporary, {**metadata, _DIGEST: _digest(plain)})
 
 
 def load(
-    path: Path, parts: Sequence[Part], origin: Origin | None = None
+    path: Path, parts: Sequence[Part], origin: Origin | None = None, team: Team = ALONE
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Read a checkpoint.
 
@@ -106,6 +116,7 @@ def load(
         parts: Of the same settings and dataset, or some of them.
         origin: The run that it has to be of. Settings that only one of them knows, since mbrec has
             changed in between, do not count.
+        team: Who trains; all of them have to call it.
 
     Returns:
         Where it stands, and the loose tensors, on the CPU.
@@ -114,11 +125,15 @@ def load(
         ArtefactError: The file is missing, damaged, or of another model or run.
     """
     try:
-        tensors = load_file(path)
+        divided = _divided(parts)
+        tensors = tensor_file.read(path, divided) if divided else load_file(path)
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata()
         at = Progress(**json.loads(metadata[_PROGRESS]))
-        if metadata.get(_DIGEST, "") not in ("", _digest(tensors)):  # older releases wrote none
+        digest = metadata.get(_DIGEST)  # older releases wrote none
+        # The first process reads all of it for the others, which have read their columns.
+        wrong = digest and team.first and digest != _digest_of(path, tensors, divided)
+        if team.any(bool(wrong)):
             raise ValueError("its SHA-256 is not the one that was saved with it")
         _check_origin(json.loads(metadata.get(_ORIGIN, "{}")), origin or {})
         for part in parts:
@@ -139,11 +154,26 @@ def load(
     return at, _under("loose/", tensors)
 
 
+def _divided(parts: Sequence[Part]) -> dict[str, Columns]:
+    """`Part.divided`, by the names in a checkpoint, where Adam's two moments follow the weights."""
+    kinds = ("model", "optimizer/exp_avg", "optimizer/exp_avg_sq")
+    return {
+        f"{part.prefix}{kind}/{name}": columns
+        for part in parts
+        for name, columns in part.divided.items()
+        for kind in kinds
+    }
+
+
 def _check_origin(found: Origin, expected: Origin) -> None:
     wanted = json.loads(json.dumps(dict(expected)))
     other = [key for key, value in found.items() if wanted.get(key, value) != value]
     if other:
         raise ValueError(f"it is of a run with another {', '.join(other)}")
+
+
+def _digest_of(path: Path, tensors: Mapping[str, Tensor], divided: Mapping[str, Columns]) -> str:
+    return tensor_file.content_digest(path) if divided else _digest(tensors)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ from mbrec.errors import StoppedError, TrainingError
 from mbrec.files import sweep
 from mbrec.health import FiniteWatch, gate_shares
 from mbrec.models.base import TrainedMethod
+from mbrec.parallel.team import ALONE, Team
 from mbrec.randomness import generator
 from mbrec.sampling import Batch, BatchSampler
 from mbrec.weighting import TaskWeighting
@@ -87,6 +88,9 @@ class Trainer:
     that is asked to stop saves itself after the step. An epoch's randomness depends on the seed and
     its number alone: N epochs, a restart and M more give the weights of N + M, bit for bit on the
     CPU (with the same number of threads).
+
+    Several processes train together where each has a trainer of its own with the same `team`: they
+    draw the same batches, learn their own columns, and the first of them saves.
     """
 
     method: TrainedMethod
@@ -100,6 +104,7 @@ class Trainer:
     origin: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints are to be of
     stop: Callable[[], bool] = lambda: False  # asked after every step: stop and save?
     note: Callable[[Mapping[str, Any]], None] = lambda record: None  # an epoch, before it is saved
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         self.progress = Progress()
@@ -107,10 +112,13 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)
         device = self.sampler.device
         self.average = WeightAverage(self.method, self.config.average).to(device)
+        divided = self.method.divided()
+        names = [name for name, _ in self.method.named_parameters()]
+        averaged = {str(n): divided[name] for n, name in enumerate(names) if name in divided}
         self._parts = (
-            Part(self.method, self.optimizer),
+            Part(self.method, self.optimizer, divided=divided),
             Part(self.weighting, self.weighting.optimizer, "weighting-"),
-            Part(self.average, None, "average-"),
+            Part(self.average, None, "average-", averaged),
         )
 
     def resume(self) -> Progress:
@@ -120,7 +128,7 @@ class Trainer:
             ArtefactError: There is none, or it does not fit.
         """
         self.progress, self._begun = checkpoint.load(
-            self.checkpoints / LAST, self._parts, self.origin
+            self.checkpoints / LAST, self._parts, self.origin, self.team
         )
         self.average.restored()
         return self.progress
@@ -138,15 +146,16 @@ class Trainer:
             TrainingError: A loss is not finite. The last good checkpoint stays.
             StoppedError: `stop` asked for it. Everything up to the last step is saved.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        sweep(self.checkpoints)  # where nothing is left to train, nothing is saved
+        if self.team.first:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            sweep(self.checkpoints)  # where nothing is left to train, nothing is saved
         if self.progress == Progress():
             self._save(LAST, self.progress)
         while not self.finished:
             self._epoch(self.progress.epoch + 1)
         if self.progress.best_epoch:
-            best = [Part(self.method, None), Part(self.average, None, "average-")]
-            checkpoint.load(self.checkpoints / BEST, best, self.origin)
+            best = [replace(part, optimizer=None) for part in self._parts[::2]]
+            checkpoint.load(self.checkpoints / BEST, best, self.origin, self.team)
         self.average.keep()
         return self.progress
 
@@ -156,7 +165,7 @@ class Trainer:
         Raises:
             StoppedError: It does.
         """
-        if self.stop():
+        if self.team.any(self.stop()):
             raise StoppedError("Stopped while validating.")
 
     def _epoch(self, epoch: int) -> None:
@@ -213,7 +222,7 @@ class Trainer:
             watch.add(step, terms)
             epoch.add(step, terms)
             self.observer.step(epoch.number, step, self.sampler.num_steps, epoch.loss)
-            if self.stop():
+            if self.team.any(self.stop()):
                 watch.check()
                 self._stop(epoch)
         watch.check()
@@ -234,7 +243,7 @@ class Trainer:
         at = replace(self.progress, step=epoch.step, step_seconds=epoch.seconds())
         state = {f"random-{self.sampler.device.type}": epoch.random.get_state()}
         sums = {f"sum/{name}": value for name, value in epoch.sums.items()}
-        checkpoint.save(self.checkpoints / LAST, self._parts, at, {**state, **sums}, self.origin)
+        self._save(LAST, at, {**state, **sums})
         raise StoppedError(
             f"Stopped in epoch {epoch.number}, after step {epoch.step} of "
             f"{self.sampler.num_steps}; everything up to there is saved."
@@ -243,8 +252,8 @@ class Trainer:
     def _check_weights(self, epoch: int) -> None:
         """A gradient may overflow where the loss does not: such weights are not to be saved."""
         weights = dict(self.method.named_parameters())
-        finite = torch.stack([torch.isfinite(w).all() for w in weights.values()]).tolist()
-        wrong = [name for name, fine in zip(weights, finite, strict=True) if not fine]
+        bad = torch.stack([w.isfinite().all().logical_not().int() for w in weights.values()])
+        wrong = [name for name, no in zip(weights, self.team.sum(bad).tolist(), strict=True) if no]
         if wrong:
             raise TrainingError(
                 f"The weights are not finite after epoch {epoch}: {', '.join(wrong)}.",
@@ -258,5 +267,8 @@ class Trainer:
         with self.average.applied():
             return self.validate(self.method)
 
-    def _save(self, name: str, progress: Progress) -> None:
-        checkpoint.save(self.checkpoints / name, self._parts, progress, origin=self.origin)
+    def _save(
+        self, name: str, progress: Progress, loose: Mapping[str, Tensor] | None = None
+    ) -> None:
+        path = self.checkpoints / name
+        checkpoint.save(path, self._parts, progress, loose, self.origin, self.team)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mbrec.config import TrainConfig
 from mbrec.errors import TrainingError, UsageError
 from mbrec.models.base import check_names
+from mbrec.parallel.team import ALONE, Team
 
 Terms = Mapping[str, Tensor]
 SMALLEST = 1e-3  # of a GradNorm weight: a step may not carry it below zero
@@ -148,6 +149,7 @@ class GradNorm(TaskWeighting):
         shared: W.
         alpha: How strongly behaviors that learn slowly are favored; 0: equal norms.
         every: Steps from one update to the next.
+        team: The processes that each have some columns of W.
     """
 
     initial: Tensor  # (K,) L_k(0), NaN before the behavior was seen
@@ -159,12 +161,14 @@ class GradNorm(TaskWeighting):
         shared: Iterable[nn.Parameter],
         alpha: float,
         every: int,
+        team: Team = ALONE,
     ) -> None:
         super().__init__(factors)
         mean = sum(factors.values()) / len(factors)
         self._goal = {behavior: factor / mean for behavior, factor in factors.items()}
         self._learn(list(self._goal.values()), lr)
         self._shared, self._alpha, self._every = list(shared), alpha, every
+        self._team = team
         self.register_buffer("initial", torch.full((len(factors),), float("nan")))
 
     def total(self, terms: Terms, step: int) -> Tensor:
@@ -216,11 +220,15 @@ class GradNorm(TaskWeighting):
         """‖∇_W L‖₂."""
         gradients = torch.autograd.grad(loss, self._shared, retain_graph=True, allow_unused=True)
         norms = [torch.linalg.vector_norm(g) for g in gradients if g is not None]
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else loss.new_zeros(())
+        own = torch.linalg.vector_norm(torch.stack(norms)) if norms else loss.new_zeros(())
+        return own if self._team.ranks == 1 else self._team.sum(own.square()).sqrt()
 
 
 def make_weighting(
-    config: TrainConfig, behaviors: Sequence[str], shared: Iterable[nn.Parameter]
+    config: TrainConfig,
+    behaviors: Sequence[str],
+    shared: Iterable[nn.Parameter],
+    team: Team = ALONE,
 ) -> TaskWeighting:
     """The task weighting of `config`.
 
@@ -228,6 +236,7 @@ def make_weighting(
         config: Settings.
         behaviors: All behaviors.
         shared: The weights that they share.
+        team: The processes that each have some columns of these.
 
     Raises:
         UsageError: `task_weights` names an unknown behavior, or gives factors that make no sense.
@@ -250,5 +259,5 @@ def make_weighting(
     if config.weighting == "uncertainty":
         return UncertaintyWeighting(factors, config.weighting_lr)
     return GradNorm(
-        factors, config.weighting_lr, shared, config.gradnorm_alpha, config.gradnorm_every
+        factors, config.weighting_lr, shared, config.gradnorm_alpha, config.gradnorm_every, team
     )
