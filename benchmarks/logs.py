@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mbrec.data_prep import PrepOptions, prepare
-from mbrec.data_prep.synth import SynthOptions, write_log
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import MbrecError
 from mbrec.graph import Pairs
@@ -24,6 +22,9 @@ def synthetic(events: int, users: int, items: int) -> PreparedDataset:
         return PreparedDataset(out)
     except MbrecError:
         CACHE.mkdir(parents=True, exist_ok=True)
+    from mbrec.data_prep import PrepOptions, prepare
+    from mbrec.data_prep.synth import SynthOptions, write_log
+
     print(f"Preparing a log of {events:,} events in {out} …", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         log = Path(folder) / "log.csv"
