@@ -29,7 +29,9 @@ from mbrec.errors import DataError, UsageError
 from mbrec.files import atomic_path, write_json
 from mbrec.graph import Pairs
 from mbrec.model_card import write_card
-from mbrec.ranking import Exclusion, top_k
+from mbrec.parallel.ranking import top_k_together
+from mbrec.parallel.team import ALONE, Team
+from mbrec.ranking import Exclusion
 from mbrec.results import BehaviorResult, HeldOut, Progress, averages
 from mbrec.run import EMBEDDINGS, Run, run_to_write
 from mbrec.sampled import Sampled, evaluate_sampled
@@ -97,6 +99,7 @@ def evaluate(
     user_batch: int | None = None,
     keep_lists: bool = False,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Measure scorers on the held-out rows of one split.
 
@@ -108,6 +111,7 @@ def evaluate(
         user_batch: Users ranked at a time, see `mbrec.ranking.top_k`; does not change the result.
         keep_lists: Keep the ranked lists in the results, 4 bytes per user and place.
         progress: Called now and then with behavior, users done and users in all.
+        team: Processes that split the users; all call it, and get the same result.
 
     Raises:
         LeakageError: The dataset was not opened for `split`.
@@ -134,6 +138,7 @@ def evaluate(
             max(ks),
             user_batch,
             progress,
+            team,
         )
         relevant = Pairs(rows.astype(np.int32), held_out.item_idx)
         values = metrics.per_user(ranked, relevant, ks)
@@ -235,6 +240,7 @@ def _ranked(
     k: int,
     user_batch: int | None,
     progress: Progress | None,
+    team: Team,
 ) -> npt.NDArray[np.int64]:
     """The lists (N, k) of users (N,) without their training items of the same behavior."""
     if (scorer.num_users, scorer.num_items) != (dataset.num_users, dataset.num_items):
@@ -246,7 +252,8 @@ def _ranked(
     lists = [np.empty((0, k), dtype=np.int64)]
     for start in range(0, len(users), _STEP):
         batch = users[start : start + _STEP]
-        lists.append(top_k(scorer, batch, k, train, user_batch=user_batch).items.cpu().numpy())
+        best = top_k_together(team, scorer, batch, k, train, user_batch=user_batch)
+        lists.append(best.items.cpu().numpy())
         if progress is not None:
             progress(behavior, start + len(batch), len(users))
     return np.concatenate(lists)

@@ -106,6 +106,11 @@ class _Grid:
         return ((start, min(start + step, self.num_items)) for start in stops)
 
 
+def tile_height(device: torch.device) -> int:
+    """Users of a tile: who splits users by whole tiles gets the same scores, to the last bit."""
+    return _TILE.get(device.type, _TILE["cuda"])[0]
+
+
 def top_k(
     scorer: Scorer,
     user_idx: Tensor,

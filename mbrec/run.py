@@ -13,7 +13,7 @@ Reading a run needs neither DGL nor a GPU, and nothing in it is ever unpickled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -180,6 +180,7 @@ def finish_run(
     info: Mapping[str, Any],
     scorers: Mapping[str, Scorer],
     dataset: PreparedDataset,
+    save: Callable[[dict[str, Tensor], Path], object] = save_file,
 ) -> None:
     """Write what readers of a run need: scores, ids, and `run.json` last.
 
@@ -189,6 +190,7 @@ def finish_run(
             `files` are added here.
         scorers: Behavior → what ranks it.
         dataset: What it was trained on.
+        save: Writes the tensors of the scorers into a file.
     """
     descriptions, tensors = pack(scorers)
     with ExitStack() as stack:
@@ -196,7 +198,7 @@ def finish_run(
         for name in (EMBEDDINGS, USERS, ITEMS):
             new[name] = stack.enter_context(atomic_path(path / name))
         with storage_errors(path / EMBEDDINGS):
-            save_file(tensors, new[EMBEDDINGS])
+            save(tensors, new[EMBEDDINGS])
         for name, idx, column, ids in (
             (USERS, USER_IDX, USER_ID, dataset.user_ids),
             (ITEMS, ITEM_IDX, ITEM_ID, dataset.item_ids),

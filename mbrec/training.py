@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
 from mbrec import config as configuration
 from mbrec.arrangement import arrange
@@ -28,6 +29,12 @@ from mbrec.locks import locked
 from mbrec.model_card import write_card
 from mbrec.models.base import Context, Method, Times, TrainedMethod, check_names
 from mbrec.models.registry import find
+from mbrec.packing import pack
+from mbrec.parallel import tensor_file
+from mbrec.parallel.columns import Columns
+from mbrec.parallel.dividing import check_dividable
+from mbrec.parallel.ranking import WholeFactors
+from mbrec.parallel.team import ALONE, Team
 from mbrec.randomness import generator
 from mbrec.resuming import check_resumable, origin_of
 from mbrec.run import (
@@ -59,6 +66,7 @@ def train_run(
     force: bool = False,
     observer: Observer | None = None,
     stop: Stop | None = None,
+    team: Team = ALONE,
 ) -> Run:
     """Train a method on a prepared dataset.
 
@@ -71,6 +79,7 @@ def train_run(
         observer: Is told how training goes.
         stop: Entered around the training steps; what it gives is called after each step and now and
             then while validating, and says whether to save and stop. See `mbrec train`.
+        team: The processes that train together, of which all call this; see `docs/processes.md`.
 
     Returns:
         The finished run.
@@ -78,6 +87,7 @@ def train_run(
     Raises:
         UsageError: `out` exists, or the settings of a resumed training have changed.
         BusyError: Another process writes into `out`.
+        RankError: One of the team has ended; `resume` goes on after the last checkpoint.
         StorageError: The disk is full; `resume` goes on after the last checkpoint.
         ArtefactError: `data` is no dataset, or there is nothing to resume.
         DeviceError: The device or engine is not there.
@@ -86,6 +96,9 @@ def train_run(
     """
     out, settings = Path(out), settings or configuration.from_dict({})
     dataset = arrange(PreparedDataset(data, VISIBLE), settings)
+    check_dividable(settings, team)
+    if not team.first:
+        return _train(out, dataset, settings, resume, Silent(), stop, team)
 
     def check() -> None:
         if resume:
@@ -96,7 +109,7 @@ def train_run(
     check()  # before anything is made there
     with storage_errors(out), locked(out):
         check()  # another process may have come first
-        return _train(out, dataset, settings, resume, observer or Silent(), stop)
+        return _train(out, dataset, settings, resume, observer or Silent(), stop, team)
 
 
 def _train(
@@ -106,32 +119,54 @@ def _train(
     resume: bool,
     observer: Observer,
     stop: Stop | None,
+    team: Team,
 ) -> Run:
     """`train_run`, alone in `out`."""
     device = pick_device(settings.device)
-    method = build_method(dataset, settings, device)
-    weighting = _weighting(method, dataset, settings)
-    info = _info(settings, device)
+    method = build_method(dataset, settings, device, team)
+    weighting = _weighting(method, dataset, settings, team)
+    info = _info(settings, device, team)
     # Written at the end, read now: by then the dataset may be gone.
     _ = dataset.user_ids, dataset.item_ids
-    if not resume:
+    if not resume and team.first:
         start(out, dataset, settings, info)
+    team.wait()
     if isinstance(method, TrainedMethod) and weighting is not None:
-        health = HealthWatch(dataset.target, _sparse(dataset))
-        journal = Journal(out / METRICS, health, observer)
-        trainer = _trainer(method, weighting, dataset, settings, out, journal)
-        if resume:
+        health = HealthWatch(dataset.target, _sparse(dataset) if team.first else [])
+        journal = Journal(out / METRICS, health, observer) if team.first else None
+        trainer = _trainer(method, weighting, dataset, settings, out, journal, team)
+        if resume and team.first:
             write_settings(out, settings)
-        if resume and (out / CHECKPOINTS / LAST).is_file():
+        if resume and team.any((out / CHECKPOINTS / LAST).is_file()):
             trainer.resume()
         at = _trained(trainer, journal, stop or nullcontext(lambda: False))
         info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
         info.update(_calibrated(method, dataset, settings))
-    scorers = method.scorers()
-    info["valid"] = evaluate(scorers, dataset, "valid").summary() if _held_out(dataset) else None
-    finish_run(out, {**info, "status": "finished"}, scorers, dataset)
-    write_card(out, dataset.manifest)
+    _finish(out, method, info, dataset, team)
     return Run(out)
+
+
+def _finish(
+    out: Path, method: Method, info: dict[str, Any], dataset: PreparedDataset, team: Team
+) -> None:
+    """Evaluate the method and write the run; with a team, as if one process had trained it."""
+    scorers = method.scorers()
+    columns = method.columns if isinstance(method, TrainedMethod) else Columns()
+    whole = WholeFactors(scorers, columns)
+    info["valid"] = (
+        evaluate(whole, dataset, "valid", team=team).summary() if _held_out(dataset) else None
+    )
+
+    def save(tensors: Mapping[str, Tensor], path: Path | None) -> None:
+        tensor_file.write(path, tensors, dict.fromkeys(tensors, columns))
+
+    if not team.first:
+        save(pack(scorers)[1], None)
+    else:
+        given = {"save": save} if columns.split else {}
+        finish_run(out, {**info, "status": "finished"}, scorers, dataset, **given)
+        write_card(out, dataset.manifest)
+    team.wait()
 
 
 def _calibrated(
@@ -143,7 +178,9 @@ def _calibrated(
     return {"calibration": chosen} if chosen else {}
 
 
-def build_method(dataset: PreparedDataset, settings: Settings, device: torch.device) -> Method:
+def build_method(
+    dataset: PreparedDataset, settings: Settings, device: torch.device, team: Team = ALONE
+) -> Method:
     """The method of `settings`, untrained, over the training part of `dataset`."""
     entry = find(settings.method)
     for name, value in settings.model:
@@ -158,6 +195,7 @@ def build_method(dataset: PreparedDataset, settings: Settings, device: torch.dev
         generator=generator(settings.seed, "init"),
         device=device,
         times=_times(dataset),
+        team=team,
     )
     method = entry.build(settings.model, context)
     return method.to(device) if isinstance(method, TrainedMethod) else method
@@ -174,10 +212,11 @@ def _times(dataset: PreparedDataset) -> dict[str, Times]:
 
 
 def _weighting(
-    method: Method, dataset: PreparedDataset, settings: Settings
+    method: Method, dataset: PreparedDataset, settings: Settings, team: Team
 ) -> TaskWeighting | None:
     if isinstance(method, TrainedMethod):
-        return make_weighting(settings.train, dataset.behaviors, method.shared_parameters())
+        shared = method.shared_parameters()
+        return make_weighting(settings.train, dataset.behaviors, shared, team)
     if settings.train.weighting != "equal" or settings.train.task_weights:
         raise UsageError(
             f"{settings.method} does not learn by steps: there are no task losses to weight.",
@@ -192,7 +231,8 @@ def _trainer(
     dataset: PreparedDataset,
     settings: Settings,
     out: Path,
-    observer: Observer,
+    observer: Observer | None,
+    team: Team,
 ) -> Trainer:
     device = next(method.parameters()).device
     sampler = BatchSampler(
@@ -209,13 +249,17 @@ def _trainer(
     metric, k = settings.train.metric, settings.train.metric_k
 
     def validate(method: TrainedMethod) -> dict[str, float]:
-        scorers = method.scorers()
+        scorers = WholeFactors(
+            {name: found for name, found in method.scorers().items() if name in held_out},
+            method.columns,
+        )
         result = evaluate(
-            {name: scorers[name] for name in held_out},
+            scorers,
             dataset,
             "valid",
             ks=(k,),
             progress=lambda *_: trainer.give_way(),
+            team=team,
         )
         return {name: result.summary()["behaviors"][name][metric] for name in held_out}
 
@@ -231,21 +275,24 @@ def _trainer(
         settings.seed,
         out / CHECKPOINTS,
         validate if held_out else None,
-        observer,
+        observer or Silent(),
         origin_of(dataset, settings),
+        team=team,
     )
     return trainer
 
 
-def _trained(trainer: Trainer, journal: Journal, stop: Stop) -> Progress:
+def _trained(trainer: Trainer, journal: Journal | None, stop: Stop) -> Progress:
     """Train to the end; what breaks it stands in the journal."""
-    journal.start(trainer.progress.epoch)
-    trainer.note = journal.note
+    if journal is not None:
+        journal.start(trainer.progress.epoch)
+        trainer.note = journal.note
     try:
         with stop as trainer.stop:
             return trainer.run()
     except TrainingError as error:
-        journal.failed(trainer.progress.epoch + 1, str(error))
+        if journal is not None:
+            journal.failed(trainer.progress.epoch + 1, str(error))
         raise
 
 
@@ -262,7 +309,7 @@ def _held_out(dataset: PreparedDataset) -> list[str]:
     return [name for name in dataset.behaviors if len(dataset.pairs(name, "valid"))]
 
 
-def _info(settings: Settings, device: torch.device) -> dict[str, Any]:
+def _info(settings: Settings, device: torch.device, team: Team) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "model": settings.method,
@@ -270,6 +317,7 @@ def _info(settings: Settings, device: torch.device) -> dict[str, Any]:
         "engine": settings.engine,
         "device": name,
         "threads": torch.get_num_threads(),
+        **({"processes": team.ranks} if team.ranks > 1 else {}),
         "versions": versions(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
