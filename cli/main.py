@@ -182,7 +182,7 @@ def _run(arguments: list[str]) -> int:
     if instruction:
         return shell_complete(group, {}, "mbrec", "_MBREC_COMPLETE", instruction)
     try:
-        with group.make_context("mbrec", arguments) as context:
+        with group.make_context("mbrec", arguments, obj=tuple(arguments)) as context:
             group.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as stop:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from mbrec.cli.console import printable, show, show_json
+from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.models import BUILT_IN
 
 
@@ -47,6 +48,7 @@ from mbrec.models import BUILT_IN
     "mlflow (files in mlruns/ beside it), mlflow:ADDRESS or wandb (files in wandb/ beside it); may "
     "be repeated.",
 )
+@processes_option("Train columns of the embeddings apart")
 @click.option("--resume", is_flag=True, help="Go on with the training that is in --out.")
 @click.option("--force", is_flag=True, help="Replace the run that is in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -58,7 +60,10 @@ from mbrec.models import BUILT_IN
     callback=lambda context, _, name: _list_settings(context, name),
     help="Show every setting of a model with its default, and exit.",
 )
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     data: Path,
     out: Path,
     method: str | None,
@@ -68,6 +73,7 @@ def command(
     device: str | None,
     engine: str | None,
     track: tuple[str, ...],
+    processes: int | None,
     resume: bool,
     force: bool,
     as_json: bool,
@@ -84,15 +90,19 @@ def command(
     mbrec train data/ub --out runs/no-gce --set model.gce=false --seed 7
     mbrec train data/ub --out runs/ub --track tensorboard
     mbrec train data/ub --out runs/ub --resume
+    mbrec train data/ub --out runs/ub --processes 2
     """
+    again = shlex.join(["mbrec", "train", str(data), "--out", str(out), "--resume"])
+    again += f" --processes {processes}" if processes else ""
+    start_ranks(context, processes, lambda: _kept(out, again))
+
     from mbrec.cli.main import Terminated
     from mbrec.cli.stopping import StopSignal
     from mbrec.config import resolve
     from mbrec.errors import StoppedError, StorageError, UsageError
     from mbrec.resuming import own_settings
-    from mbrec.run import CHECKPOINTS, CONFIG
+    from mbrec.run import CONFIG
     from mbrec.tracking import make_tracker, tracked
-    from mbrec.trainer import LAST
     from mbrec.training import train_run
 
     if resume and force:
@@ -102,28 +112,47 @@ def command(
         config = out / CONFIG
     options = {"method": method, "seed": seed, "device": device, "engine": engine}
     settings = resolve(config, options, overrides)
-    again = shlex.join(["mbrec", "train", str(data), "--out", str(out), "--resume"])
     stop = StopSignal()
-    trackers = [make_tracker(kind) for kind in track]
     try:
-        with closing(_Observer()) as bar, tracked(bar, trackers, out, settings) as observer:
-            run = train_run(
-                data, out, settings, resume=resume, force=force, observer=observer, stop=stop
-            )
+        with own_team(settings.device) as team:
+            trackers = [make_tracker(kind) for kind in track] if team.first else []
+            with closing(_Observer()) as bar, tracked(bar, trackers, out, settings) as observer:
+                run = train_run(
+                    data,
+                    out,
+                    settings,
+                    resume=resume,
+                    force=force,
+                    observer=observer,
+                    stop=stop,
+                    team=team,
+                )
     except StoppedError as error:
         show(f"{error} Go on with: {again}", err=True)
+        # In a team the signal may have come to another rank.
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from error
-        raise Terminated(stop.number) from error
+        raise Terminated(stop.number or signal.SIGTERM) from error
     except (KeyboardInterrupt, Terminated, StorageError):
-        if (out / CHECKPOINTS / LAST).is_file():
-            show(f"What was saved last is kept; go on with: {again}", err=True)
+        if kept := _kept(out, again):
+            show(kept, err=True)
         raise
+    if not team.first:
+        return
     if as_json:
         show_json(run.info)
         return
     show(_table(run.info))
     show(f"Run: {out}   Next: mbrec evaluate {out}")
+
+
+def _kept(out: Path, again: str) -> str:
+    """What to do after a training has broken off, if it can be gone on with."""
+    from mbrec.run import CHECKPOINTS
+    from mbrec.trainer import LAST
+
+    saved = (out / CHECKPOINTS / LAST).is_file()
+    return f"What was saved last is kept; go on with: {again}" if saved else ""
 
 
 def _list_settings(context: click.Context, method: str | None) -> None:

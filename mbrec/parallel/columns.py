@@ -128,6 +128,15 @@ class Columns:
             parts.append(whole[:, self.own].clone())
         return torch.cat(parts)
 
+    def all_rows(self, part: Tensor) -> Tensor:
+        """The whole table (N, d) of own columns (N, d / R), by chunks; not differentiable."""
+        if not self.split:
+            return part
+        table = part.new_empty((len(part), self.size))
+        for start in range(0, len(part), _CHUNK):
+            table[start : start + _CHUNK] = self.whole(part[start : start + _CHUNK].detach())
+        return table
+
     def joined(self, part: Tensor, first_only: bool = False) -> Tensor | None:
         """All columns, without a gradient.
 
