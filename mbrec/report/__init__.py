@@ -1,4 +1,4 @@
-"""A report: what data and runs are, as one HTML page that needs nothing else. See docs/report.md."""
+"""Reports on data and runs: one HTML page that needs nothing else. See docs/report.md."""
 
 from mbrec.report.report import Report, write_report
 

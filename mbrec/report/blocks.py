@@ -111,7 +111,7 @@ class UserCard:
     user_id: str
     about: str
     history: Sequence[ItemList]
-    lists: Sequence[ItemList]
+    lists: Sequence[tuple[str, Sequence[ItemList]]]  # behavior, and the list of every run
 
 
 @dataclass(frozen=True)
@@ -176,3 +176,8 @@ def with_best(rows: Sequence[Sequence[Cell]], first: int) -> list[list[Cell]]:
         for row in marked:
             row[place] = replace(row[place], best=row[place].value == max(known))
     return marked
+
+
+def grouped(rows: Sequence[Sequence[Cell]]) -> list[list[Cell]]:
+    """Rows of the same name, which then stands in the first of them alone."""
+    return [[row[0] if place == 0 else Cell(""), *row[1:]] for place, row in enumerate(rows)]

@@ -27,7 +27,7 @@ from mbrec.report.blocks import (
     short,
     shown,
 )
-from mbrec.report.drawing import DRAWN, INK, drawing, series
+from mbrec.report.drawing import DRAWN, INK, drawing, logarithmic, series
 from mbrec.report.material import Material
 
 _POINTS = 120  # of a curve: more cannot be seen
@@ -135,8 +135,8 @@ def _tails(dataset: PreparedDataset) -> Iterator[Figure]:
                     ranks = _spread(len(known))
                     style = series(place) | {"marker": ""}
                     tail.axes.plot(ranks + 1, known[ranks], label=short(name), **style)
-            tail.axes.set(xscale="log", yscale="log", xlabel=f"rank of the {side}")
-            tail.axes.set_ylabel("training pairs")
+            tail.axes.set(xlabel=f"rank of the {side}", ylabel="training pairs")
+            logarithmic(tail.axes, "x", "y")
             tail.legend()
         yield tail.named(f"Long tail of {side}s", "Both axes are logarithmic.")
         if side == "item":

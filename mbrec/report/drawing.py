@@ -123,6 +123,23 @@ def drawing(*, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Drawing
     drawn.made.append(_inline(text.getvalue()))
 
 
+def logarithmic(axes: Axes, *names: str) -> None:
+    """Make the axes of these names, "x" or "y", logarithmic, with plain figures along them.
+
+    To be called when all is drawn: how many figures there are follows from the limits.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        low, high = getattr(axes, f"get_{name}lim")()
+        axis = getattr(axes, f"{name}axis")
+        steps = (1.0,) if high > 60 * low else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=steps, numticks=7))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
+
+
 def series(place: int) -> dict[str, Any]:
     """Color, marker and dash of the series at `place`."""
     return {

@@ -51,11 +51,11 @@ def _run(subject: Subject, material: Material) -> Iterator[Block]:
     if found is None:
         yield Text("The checkpoint or the dataset is not there any more, and with it the gates.")
         return
-    figures = []
-    for name in dict.fromkeys(name for of in found.values() for name in of):
-        of = {behavior: gates[name] for behavior, gates in found.items() if name in gates}
-        figures += [_map(name, of), _bands(name, of)]
-    yield Figures(figures)
+    names = dict.fromkeys(name for of in found.values() for name in of)
+    by_name = {
+        name: {behavior: of[name] for behavior, of in found.items() if name in of} for name in names
+    }
+    yield Figures([draw(name, of) for draw in (_map, _bands) for name, of in by_name.items()])
     yield _table(found)
 
 
@@ -135,7 +135,7 @@ def _table(found: Gates) -> Table:
             "open",
         ],
         rows,
-        note=f"Spread: standard deviation over nodes, mean over dimensions. Closed: below {CLOSED}; "
-        f"open: above {OPEN}.",
+        note="Spread: standard deviation over nodes, mean over dimensions. "
+        f"Closed: below {CLOSED}; open: above {OPEN}.",
         left=2,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mbrec.report.blocks import Block, Figure, Figures, Section, Text, Tiles, short, shown
-from mbrec.report.drawing import DRAWN, GRID, INK, drawing, series
+from mbrec.report.drawing import DRAWN, GRID, INK, drawing, logarithmic, series
 from mbrec.report.material import Material, Subject
 
 Curves = Mapping[str, Sequence[float | None]]
@@ -76,7 +76,9 @@ def _losses(epochs: Sequence[int], losses: Curves) -> Figure:
         _curves(drawn.axes, epochs, losses)
         _epochs(drawn.axes, epochs)
         positive = all(value > 0 for row in losses.values() for value in row if value is not None)
-        drawn.axes.set(yscale="log" if positive else "linear", ylabel="loss, mean of the steps")
+        drawn.axes.set_ylabel("loss, mean of the steps")
+        if positive:
+            logarithmic(drawn.axes, "y")
         drawn.legend()
     return drawn.named(
         "Losses", "Every term as it is added up. The axis is logarithmic." * positive

@@ -14,8 +14,8 @@ from mbrec.dataset import PreparedDataset
 from mbrec.errors import MbrecError
 from mbrec.report.blocks import Heading, shown
 from mbrec.report.measured import Measured, measure
-from mbrec.resuming import own_settings
 from mbrec.results import HeldOut, Progress
+from mbrec.resuming import own_settings
 from mbrec.run import Run
 from mbrec.statistics import dataset_statistics
 from mbrec.summary import read_journal, run_summary

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ from mbrec.guard import inside, read_columns
 from mbrec.metrics import METRICS, FloatArray
 from mbrec.results import BehaviorResult, HeldOut, Progress, averages
 from mbrec.run import EMBEDDINGS, Run
+from mbrec.significance import bootstrap
 from mbrec.slices import slice_results
+
+RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class Measured:
     values: dict[str, dict[str, FloatArray]]  # behavior → "<metric>@<K>" → (N,)
     slices: Mapping[str, Any] | None  # what `mbrec.slices.slice_results` gives
     stored: bool  # by `mbrec evaluate`, not now
+    _intervals: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+
+    def interval(self, behavior: str, name: str) -> tuple[float, float]:
+        """The 95 % bootstrap interval of a mean over users; the same at every call."""
+        key = behavior, name
+        if key not in self._intervals:
+            found = bootstrap(self.values[behavior][name], resamples=RESAMPLES)
+            self._intervals[key] = found
+        return self._intervals[key]
 
     def summary(self) -> dict[str, Any]:
         """Averages over users per behavior, and their mean ("macro"), as `mbrec evaluate` has."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from mbrec.metrics import METRICS, FloatArray
+from mbrec.metrics import METRICS
 from mbrec.report.blocks import (
     Block,
     Cell,
@@ -19,6 +18,7 @@ from mbrec.report.blocks import (
     Table,
     Text,
     count,
+    grouped,
     number,
     short,
     shown,
@@ -27,9 +27,7 @@ from mbrec.report.blocks import (
 from mbrec.report.drawing import DRAWN, drawing, series
 from mbrec.report.material import Material, Subject
 from mbrec.report.measured import Measured
-from mbrec.significance import bootstrap
 
-RESAMPLES = 2_000
 _DRAWN_METRICS = ("ndcg", "hr")
 _TITLES = {"hr": "HR", "ndcg": "NDCG", "recall": "Recall", "precision": "Precision", "mrr": "MRR"}
 _LEAD = (
@@ -57,14 +55,40 @@ def metrics(material: Material) -> Section | None:
     return Section("metrics", "Figures", _LEAD, blocks)
 
 
-def interval(values: FloatArray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of (N,) values; the seed is fixed."""
-    return _interval(np.ascontiguousarray(values, dtype=np.float64).tobytes())
-
-
-@lru_cache(maxsize=4096)  # a figure stands in a table and in a drawing
-def _interval(values: bytes) -> tuple[float, float]:
-    return bootstrap(np.frombuffer(values), resamples=RESAMPLES)
+def glance(material: Material, k: int) -> Figure:
+    """NDCG at one list length of every behavior and run."""
+    names = material.behaviors[:DRAWN]
+    subjects = [s for s in material.subjects if s.measured and k in s.measured.ks][:DRAWN]
+    spread = 0.7 / max(len(subjects), 2)
+    with drawing(height=1.0 + len(names) * max(0.4, 0.17 * len(subjects))) as drawn:
+        axes = drawn.axes
+        for place, subject in enumerate(subjects):
+            assert subject.measured is not None
+            shift = spread * (place - (len(subjects) - 1) / 2)
+            key = f"ndcg@{k}"
+            known = [
+                (y, float(values[key].mean()), *subject.measured.interval(behavior, key))
+                for y, behavior in enumerate(names)
+                if len((values := subject.measured.values.get(behavior, {})).get(key, ()))
+            ]
+            style = series(place) | {"linestyle": ""}
+            axes.plot(
+                [m for _, m, _, _ in known],
+                [y + shift for y, *_ in known],
+                label=f"{subject.letter} {short(subject.name)}",
+                **style,
+            )
+            for y, _, low, high in known:
+                axes.plot([low, high], [y + shift] * 2, color=style["color"], linewidth=1.4)
+        axes.set_yticks(range(len(names)), [short(name, 16) for name in names])
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", visible=True)
+        axes.locator_params(axis="x", nbins=6)
+        if material.several:
+            drawn.legend()
+    return drawn.named(f"NDCG@{k} per behavior", "With 95 % intervals over users.")
 
 
 def _drawings(material: Material) -> Iterator[Figure]:
@@ -95,7 +119,7 @@ def _drawing(metric: str, title: str, found: Mapping[tuple[str, str], Measured])
                 continue
             arrays = [values[f"{metric}@{k}"] for k in known]
             means = np.array([array.mean() for array in arrays])
-            low, high = np.array([interval(array) for array in arrays]).T
+            low, high = np.array([measured.interval(behavior, f"{metric}@{k}") for k in known]).T
             # Side by side, or intervals would cover each other.
             shift = 0.13 * (place - (min(len(found), DRAWN) - 1) / 2)
             drawn.axes.errorbar(
@@ -111,7 +135,7 @@ def _drawing(metric: str, title: str, found: Mapping[tuple[str, str], Measured])
         drawn.axes.set_xlim(-0.6, len(lengths) - 0.4)
         drawn.axes.set_ylim(bottom=0)
         drawn.legend()
-    return drawn.named(title, "With 95 % intervals.")
+    return drawn.named(title)
 
 
 def _table(material: Material, k: int) -> Table:
@@ -122,13 +146,13 @@ def _table(material: Material, k: int) -> Table:
             for subject in material.subjects
             if subject.measured and k in subject.measured.ks and behavior in subject.measured.values
         ]
-        rows += with_best(block, 3) if material.several else block
+        rows += grouped(with_best(block, 3)) if material.several else block
     block = [
         _macro(subject, subject.measured, k, material.several)
         for subject in material.subjects
         if subject.measured and k in subject.measured.ks
     ]
-    rows += with_best(block, 3) if material.several else block
+    rows += grouped(with_best(block, 3)) if material.several else block
     head = ["Behavior", "Run", "users", *(_title(metric) for metric in METRICS)]
     if not material.several:
         head, rows = _without_run(head), [_without_run(row) for row in rows]
@@ -144,12 +168,11 @@ def _table(material: Material, k: int) -> Table:
 
 
 def _row(subject: Subject, measured: Measured, behavior: str, k: int, several: bool) -> list[Cell]:
-    values = measured.values[behavior]
     users = len(measured.users[behavior])
     lead = [Cell(shown(behavior)), _run(subject, several), count(users)]
     if not users:
         return [*lead, *(Cell("–") for _ in METRICS)]
-    return [*lead, *(_cell(values[f"{metric}@{k}"]) for metric in METRICS)]
+    return [*lead, *(_cell(measured, behavior, f"{metric}@{k}") for metric in METRICS)]
 
 
 def _macro(subject: Subject, measured: Measured, k: int, several: bool) -> list[Cell]:
@@ -162,9 +185,10 @@ def _run(subject: Subject, several: bool) -> Cell:
     return Cell(f"{subject.letter} · {subject.name}" if several else "")
 
 
-def _cell(values: FloatArray) -> Cell:
-    low, high = interval(values)
-    return replace(number(float(values.mean())), sub=f"{low:.4f}–{high:.4f}")
+def _cell(measured: Measured, behavior: str, name: str) -> Cell:
+    low, high = measured.interval(behavior, name)
+    mean = float(measured.values[behavior][name].mean())
+    return replace(number(mean), sub=f"{low:.4f}–{high:.4f}")
 
 
 def _title(metric: str) -> str:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from mbrec.report.blocks import Block, Cell, Section, Table, Text, count, number, shown, with_best
+from mbrec.report.blocks import (
+    Block,
+    Cell,
+    Figures,
+    Section,
+    Table,
+    Text,
+    count,
+    number,
+    shown,
+    with_best,
+)
 from mbrec.report.material import Material, Subject
+from mbrec.report.metrics import glance
 
 _CHOSEN = (
     "Measured on validation rows. They chose the epoch (and perhaps the settings), so these "
@@ -21,7 +33,7 @@ def overview(material: Material) -> Section:
     blocks: list[Block] = [Text(_CHOSEN if material.split == "valid" else _KEPT)]
     lengths = material.lengths
     if lengths:
-        blocks.append(_table(material, lengths[0]))
+        blocks += [_table(material, lengths[0]), Figures([glance(material, lengths[0])])]
     for subject in material.subjects:
         who = f"{subject.letter}: " if material.several else ""
         for finding in subject.summary["health"]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ _LEAD = (
 )
 
 IntArray = npt.NDArray[np.int64]
+Mark = Callable[[int], Sequence[tuple[str, str]]]
 
 
 def sample_users(material: Material) -> Section | None:
@@ -58,28 +60,26 @@ def _cards(
     users = chosen(dataset, material.split, material.sample_users)
     train = {b: _of(dataset, b, "train", users) for b in dataset.behaviors}
     held = {b: _of(dataset, b, material.split, users) for b in dataset.behaviors}
-    ranked = [
-        (subject, behavior, _ranked(subject, dataset, behavior, users))
+    ranked = {
+        behavior: [
+            (subject, _ranked(subject, dataset, behavior, users))
+            for subject in subjects
+            if behavior in subject.run.behaviors
+        ]
         for behavior in dataset.behaviors
-        for subject in subjects
-        if behavior in subject.run.behaviors
-    ]
+    }
     for place, user in enumerate(users):
         history = [_history(dataset, b, train[b][place]) for b in dataset.behaviors]
         lists = [
-            ItemList(
+            (
                 shown(behavior),
                 [
-                    Item(
-                        _item_id(dataset, item),
-                        _marks(item, behavior, place, held=held, train=train),
-                    )
-                    for item in rows[place].tolist()
-                    if item >= 0
+                    _list(dataset, rows[place], subject.letter if material.several else "", mark)
+                    for subject, rows in runs
                 ],
-                badge=subject.letter if material.several else "",
             )
-            for subject, behavior, rows in ranked
+            for behavior, runs in ranked.items()
+            for mark in [partial(_marks, behavior=behavior, place=place, held=held, train=train)]
         ]
         pairs = sum(len(train[b][place]) for b in dataset.behaviors)
         out = sum(len(held[b][place]) for b in dataset.behaviors)
@@ -87,8 +87,13 @@ def _cards(
             shown(dataset.user_ids[int(user)].as_py()),
             f"{pairs:,} training pairs, {out:,} held-out {material.split} rows",
             [entry for entry in history if entry.items],
-            lists,
+            [(behavior, found) for behavior, found in lists if found],
         )
+
+
+def _list(dataset: PreparedDataset, items: IntArray, badge: str, mark: Mark) -> ItemList:
+    found = [Item(_item_id(dataset, item), mark(item)) for item in items.tolist() if item >= 0]
+    return ItemList("", found, badge=badge)
 
 
 def _history(dataset: PreparedDataset, behavior: str, items: IntArray) -> ItemList:
@@ -101,9 +106,9 @@ def _history(dataset: PreparedDataset, behavior: str, items: IntArray) -> ItemLi
 
 def _marks(
     item: int,
+    *,
     behavior: str,
     place: int,
-    *,
     held: Mapping[str, list[IntArray]],
     train: Mapping[str, list[IntArray]],
 ) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Runs side by side: the first against every other, paired on users, and whether it can be chance."""
+"""The first run against every other, paired on users, and whether it can be chance."""
 
 from __future__ import annotations
 

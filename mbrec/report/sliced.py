@@ -14,10 +14,12 @@ from mbrec.report.blocks import (
     Section,
     Table,
     count,
+    grouped,
     number,
     percent,
     short,
     shown,
+    with_best,
 )
 from mbrec.report.drawing import DRAWN, drawing, series
 from mbrec.report.material import Material, Subject
@@ -30,10 +32,10 @@ _GROUPS = {
 }
 _METRICS = {"ndcg": "NDCG", "hr": "HR", "recall": "Recall", "mrr": "MRR"}
 _LEAD = (
-    "The same lists, measured on some of the held-out items or for some of the users. Explored: the "
-    "user did an earlier behavior of the cascade to the item in training; new: not. Cold: the item "
-    "has no training pair (of this behavior). q1 … q4: users by number of training pairs, fewest "
-    "first."
+    "The same lists, measured on some of the held-out items or for some of the users. Explored: "
+    "the user did an earlier behavior of the cascade to the item in training; new: not. Cold: the "
+    "item has no training pair (of this behavior). q1 … q4: users by number of training pairs, "
+    "fewest first."
 )
 _BEYOND = (
     "Coverage: the share of the catalog that some list shows. Novelty: bits, 1 more means half as "
@@ -66,20 +68,22 @@ def slices(material: Material) -> Section | None:
 Found = list[tuple[Subject, Mapping[str, Any], int]]
 
 
-def _rows(groups: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(found: Found) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """Every slice that somebody is in, and its figures under each run."""
     for group, label in _GROUPS.items():
-        for name, row in groups[group].items():
-            span = ""
-            if group == "activity" and row["users"]:
-                span = f" ({row['low']}–{row['high']})"
-            yield label.format(name) + span, row
+        for name, first in found[0][1][group].items():
+            rows = [groups[group][name] for _, groups, _ in found]
+            if any(row["users"] for row in rows):
+                span = f" ({first['low']}–{first['high']})" if group == "activity" else ""
+                yield label.format(name) + span, rows
 
 
 def _drawing(found: Found, several: bool) -> Figure:
-    labels = [label for label, _ in _rows(found[0][1])][::-1]
+    rows = list(_rows(found))[::-1]
+    labels = [label for label, _ in rows]
     with drawing(height=0.9 + 0.27 * len(labels)) as drawn:
-        for place, (subject, groups, k) in enumerate(found[:DRAWN]):
-            values = [row[f"ndcg@{k}"] for _, row in _rows(groups)][::-1]
+        for place, (subject, _, k) in enumerate(found[:DRAWN]):
+            values = [of[place][f"ndcg@{k}"] for _, of in rows]
             known = [(value, y) for y, value in enumerate(values) if value is not None]
             shift = 0.16 * (place - (min(len(found), DRAWN) - 1) / 2)
             drawn.axes.plot(
@@ -97,26 +101,29 @@ def _drawing(found: Found, several: bool) -> Figure:
             drawn.legend()
     return drawn.named(
         f"NDCG@{found[0][2]} by slice",
-        "In brackets: training pairs of these users. No mark: nobody.",
+        "In brackets: training pairs of these users.",
     )
 
 
 def _table(found: Found, several: bool) -> Table:
-    rows = [
-        [
-            Cell(label),
-            *([Cell(f"{subject.letter} · {subject.name}")] if several else []),
-            count(row["users"]),
-            count(row["held_out"]),
-            *(number(row[f"{metric}@{k}"]) for metric in _METRICS),
+    rows: list[list[Cell]] = []
+    for label, of in _rows(found):
+        lines = [
+            [
+                Cell(label),
+                *([Cell(subject.letter)] if several else []),
+                count(row["users"]),
+                count(row["held_out"]),
+                *(number(row[f"{metric}@{k}"]) for metric in _METRICS),
+            ]
+            for (subject, _, k), row in zip(found, of, strict=True)
         ]
-        for subject, groups, k in found
-        for label, row in _rows(groups)
-    ]
+        rows += grouped(with_best(lines, 4)) if several else lines
     run = ["Run"] if several else []
     return Table(
         ["Slice", *run, "users", "held out", *(f"{m}@{found[0][2]}" for m in _METRICS.values())],
         rows,
+        note="Slices that nobody is in are left out.",
         left=1 + several,
     )
 
@@ -131,7 +138,7 @@ def _beyond(subjects: list[Subject], several: bool) -> Table:
                 rows.append(
                     [
                         Cell(shown(behavior)),
-                        *([Cell(f"{subject.letter} · {subject.name}")] if several else []),
+                        *([Cell(subject.letter)] if several else []),
                         Cell(str(k)),
                         percent(row[f"coverage@{k}"]),
                         number(row[f"novelty@{k}"], 2),
