@@ -8,6 +8,7 @@ import click
 
 from mbrec.cli.console import show, show_json
 from mbrec.cli.evaluation_tables import beyond_table, metrics_table, sampled_table, slices_table
+from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.cli.progress import UserProgress
 
 
@@ -64,8 +65,12 @@ def _parse_ks(ctx: click.Context, parameter: click.Parameter, text: str) -> tupl
     help="Rank held-out items among N sampled ones too. NOT COMPARABLE with other figures; writes "
     "evaluation.<split>.sampled<N>.json.",
 )
+@processes_option("Split the users")
 @click.option("--json", "as_json", is_flag=True, help="Print the averages as JSON.")
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     run: Path,
     split: str,
     ks: tuple[int, ...],
@@ -73,6 +78,7 @@ def command(
     device: str,
     slices: bool,
     sampled: int | None,
+    processes: int | None,
     as_json: bool,
 ) -> None:
     r"""Rank all items for every user and behavior of RUN, and measure the lists.
@@ -85,10 +91,13 @@ def command(
     mbrec evaluate runs/ub
     mbrec evaluate runs/ub --split valid --k 10,50 --json
     mbrec evaluate runs/ub --slices
+    mbrec evaluate runs/ub --processes 4
     """
+    start_ranks(context, processes)
+
     from mbrec.evaluation import evaluate_run
 
-    with UserProgress() as progress:
+    with own_team(device) as team, UserProgress() as progress:
         evaluation = evaluate_run(
             run,
             split="valid" if split == "valid" else "test",
@@ -97,8 +106,11 @@ def command(
             device=device,
             slices=slices,
             sampled=sampled,
-            progress=progress,
+            progress=progress if team.first else None,
+            team=team,
         )
+    if not team.first:
+        return
     summary = evaluation.summary()
     against = evaluation.sampled.summary() if evaluation.sampled else None
     if as_json:

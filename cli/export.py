@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.cli.progress import UserProgress
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _LISTS_ONLY = frozenset(
         "--exclude-seen",
         "--data",
         "--device",
+        "--processes",
         "--spreadsheet-safe",
     )
 )
@@ -104,6 +106,7 @@ _LISTS_ONLY = frozenset(
     "apostrophe in front, and cells are quoted, so that none is run as a formula. Without it, ids "
     "are written as they are.",
 )
+@processes_option("Split the users")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @click.pass_context
@@ -115,6 +118,7 @@ def command(
     embeddings: Path | None,
     faiss: bool,
     fold_in: Path | None,
+    processes: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -139,10 +143,14 @@ def command(
     if fold_in is not None:
         _write_new_lists(run, out, fold_in, as_json, options)
         return
+    start_ranks(ctx, processes)
     from mbrec.export import export_run
 
-    with UserProgress() as progress:
-        export = export_run(run, out, progress=progress, **options)
+    with own_team(options["device"]) as team, UserProgress() as progress:
+        shown = progress if team.first else None
+        export = export_run(run, out, progress=shown, team=team, **options)
+    if not team.first:
+        return
     if as_json:
         show_json(export.summary())
         return
@@ -162,6 +170,8 @@ def _check_combination(ctx: click.Context, out: Path | None, embeddings: Path | 
         raise click.UsageError("--faiss goes with --embeddings.", ctx)
     if {"--fold-in", "--users"} <= given:
         raise click.UsageError("--fold-in does not go with --users.", ctx)
+    if {"--fold-in", "--processes"} <= given:
+        raise click.UsageError("--fold-in does not go with --processes.", ctx)
     foreign = sorted((given & _LISTS_ONLY) if embeddings is not None else ())
     if foreign:
         raise click.UsageError(f"--embeddings does not go with {', '.join(foreign)}.", ctx)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ def evaluate_run(
     slices: bool = False,
     sampled: int | None = None,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Evaluate a run; write `evaluation.<split>.json` and `per_user.<split>.parquet` into it.
 
@@ -172,6 +174,7 @@ def evaluate_run(
         sampled: N: rank against N sampled negatives too, into `evaluation.<split>.sampled<N>.json`.
             Such figures are not comparable with any other.
         progress: See `evaluate`.
+        team: See `evaluate`; the first of them writes, and measures slices and samples alone.
 
     Raises:
         UsageError: A list length or `sampled` is below 1.
@@ -182,7 +185,7 @@ def evaluate_run(
         StorageError: The run cannot be written to.
     """
     ks = check_ks(ks)
-    with run_to_write(path) as run:
+    with run_to_write(path) if team.first else nullcontext(Run(path)) as run:
         dataset, place = run.dataset(data, splits=("train", split)), pick_device(device)
         if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
             other = "valid" if split == "test" else "test"
@@ -199,7 +202,10 @@ def evaluate_run(
             user_batch=user_batch,
             keep_lists=slices,
             progress=progress,
+            team=team,
         )
+        if not team.first:
+            return evaluation
         for behavior in evaluation.missing:
             log.warning("%r has no %s rows; it is not in the macro average.", behavior, split)
         if slices:

@@ -24,7 +24,9 @@ from mbrec.errors import DataError, UsageError
 from mbrec.files import atomic_path
 from mbrec.graph import merge
 from mbrec.locks import locked
-from mbrec.ranking import Exclusion, TopK, top_k
+from mbrec.parallel.ranking import top_k_together
+from mbrec.parallel.team import ALONE, Team
+from mbrec.ranking import Exclusion, TopK
 from mbrec.run import Run
 from mbrec.scoring import Scorer
 from mbrec.storage import storage_errors
@@ -91,6 +93,7 @@ def export_run(
     force: bool = False,
     spreadsheet: bool = False,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Export:
     """Write the top-K lists of a run, atomically.
 
@@ -111,6 +114,7 @@ def export_run(
         spreadsheet: Write CSV that a spreadsheet does not run, see `table_writer`. By default ids
             are written as they are, for programs to read.
         progress: Called now and then with behavior, users done and users in all.
+        team: Processes that split the users; all call it, and the first writes.
 
     Raises:
         UsageError: An unknown suffix or behavior, `k` below 1, `out` exists, or `spreadsheet` and
@@ -129,8 +133,13 @@ def export_run(
     exclusions = seen_items(run, names, exclude_seen, data)
     lists = ((name, run.scorer(name).to(place), exclusions(name)) for name in names)
     ids = Ids(run.user_ids, run.item_ids)
-    with alone(out, run):
-        rows, short = write_lists(out, ids, user_idx, k, lists, spreadsheet, progress)
+    if team.first:
+        with alone(out, run):
+            rows, short = write_lists(out, ids, user_idx, k, lists, spreadsheet, progress, team)
+    else:
+        rows, short = 0, 0
+        for _ in _ranked(user_idx, k, lists, progress, team):
+            pass
     return Export(out, k, exclude_seen, names, len(user_idx), rows, short, tuple(unknown))
 
 
@@ -155,6 +164,7 @@ def write_lists(
     lists: Iterable[tuple[str, Scorer, Exclusion | None]],
     spreadsheet: bool = False,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> tuple[int, int]:
     """Rank and write lists, atomically.
 
@@ -166,6 +176,7 @@ def write_lists(
         lists: Behavior, what ranks it, and what is left out.
         spreadsheet: See `table_writer`.
         progress: Called now and then with behavior, users done and users in all.
+        team: This is the first of those that split the users.
 
     Returns:
         Rows written, and how many lists have fewer than k items.
@@ -173,18 +184,29 @@ def write_lists(
     rows, short = 0, 0
     open_writer = table_writer(out, spreadsheet=spreadsheet)
     with atomic_path(out) as temporary, open_writer(temporary, _schema(ids)) as write:
-        for behavior, scorer, exclude in lists:
-            for start, batch in _steps(user_idx, k):
-                best = top_k(scorer, batch, k, exclude)
-                table = _table(ids, behavior, batch, best)
-                write(table)
-                rows += len(table)
-                short += int((best.items[:, -1] < 0).sum())
-                if progress is not None:
-                    progress(behavior, start + len(batch), len(user_idx))
+        for behavior, batch, best in _ranked(user_idx, k, lists, progress, team):
+            table = _table(ids, behavior, batch, best)
+            write(table)
+            rows += len(table)
+            short += int((best.items[:, -1] < 0).sum())
     if not spreadsheet:
         _warn_of_formulas(out, ids)
     return rows, short
+
+
+def _ranked(
+    user_idx: Tensor,
+    k: int,
+    lists: Iterable[tuple[str, Scorer, Exclusion | None]],
+    progress: Progress | None,
+    team: Team,
+) -> Iterator[tuple[str, Tensor, TopK]]:
+    """Behavior, some users and their lists, until all behaviors and users are through."""
+    for behavior, scorer, exclude in lists:
+        for start, batch in _steps(user_idx, k):
+            yield behavior, batch, top_k_together(team, scorer, batch, k, exclude)
+            if progress is not None:
+                progress(behavior, start + len(batch), len(user_idx))
 
 
 @contextmanager

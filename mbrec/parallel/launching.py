@@ -71,17 +71,11 @@ def launch(processes: int, arguments: Sequence[str], remedy: Callable[[], str]) 
         The exit code: rank 0's, or that of a signal.
 
     Raises:
-        UsageError: More ranks than cores.
         RankError: A rank has died or failed, and rank 0 has not said why.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    if processes > cores:
-        raise UsageError(
-            f"{processes} processes are more than the {cores} cores of this machine.",
-            "They would wait for each other.",
-        )
     with tempfile.TemporaryDirectory(prefix="mbrec-") as folder:
         with _forwarding() as told:
             ranks = [

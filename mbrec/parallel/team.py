@@ -45,11 +45,11 @@ class Team:
         local = local.contiguous()
         if self.ranks == 1:
             return local.unsqueeze(0)
-        found = local.new_empty((self.ranks * local.numel(),))
+        found = local.new_empty((self.ranks, *local.shape))
         with _among(self.ranks):
-            torch.distributed.all_gather_into_tensor(found, local.flatten(), group=self._of(local))
+            torch.distributed.all_gather(list(found.unbind(0)), local, group=self._of(local))
         self.sent += (self.ranks - 1) * local.nbytes
-        return found.view(self.ranks, *local.shape)
+        return found
 
     def gather_first(self, local: Tensor) -> Tensor | None:
         """What `gather` gives, for rank 0; None for the others."""
