@@ -47,11 +47,15 @@ class BigelPlusConfig(BigelConfig):
     l2: PerBehavior = 0.03
     """β (eq. 14), on the base embeddings of the batch's rows; a number or a table."""
 
+    gce: bool = False
+    """Global context enhancement (eq. 7-9) in the cascade; the contextual branch does its work."""
+
     cascade: bool = True
     """The cascade: BiGEL."""
 
-    members: PositiveInt = 1
-    """Cascades trained side by side from different initial weights; their scores are added up."""
+    members: PositiveInt = 2
+    """Cascades trained side by side from different initial weights; their scores are added up. One
+    more steadies sparse behaviors most."""
 
     cascade_negatives: NonNegativeInt = 0
     """Items drawn per step that its BPR compares every pair with; 0: the negatives of the batch."""
