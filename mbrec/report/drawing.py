@@ -14,16 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from mbrec.errors import DeviceError
 from mbrec.report.blocks import Figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 4.5, 2.9  # inches of 72 units: at their own size on a phone
 DRAWN = 8  # series in one drawing; more cannot be told apart
@@ -34,7 +31,8 @@ _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)))
 _VARIABLES = {INK: "currentColor", GRID: "var(--grid)"} | {
     color: f"var(--c{place})" for place, color in enumerate(SERIES[:-1])
 }
-_STYLE: dict[str, Any] = {
+# Untyped: Matplotlib names all its settings in a type, which grows from release to release.
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mbrec",  # or ids would differ from page to page
     "text.parse_math": False,  # names come from logs
@@ -72,7 +70,7 @@ class Drawing:
     """A drawing that is being made."""
 
     figure: Any
-    axes: Axes
+    axes: Any  # matplotlib.axes.Axes
     made: list[Markup] = field(default_factory=list)
 
     def legend(self) -> None:
@@ -123,7 +121,7 @@ def drawing(*, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Drawing
     drawn.made.append(_inline(text.getvalue()))
 
 
-def logarithmic(axes: Axes, *names: str) -> None:
+def logarithmic(axes: Any, *names: str) -> None:
     """Make the axes of these names, "x" or "y", logarithmic, with plain figures along them.
 
     To be called when all is drawn: how many figures there are follows from the limits.

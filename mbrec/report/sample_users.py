@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mbrec.columns import Split
 from mbrec.dataset import PreparedDataset
 from mbrec.ranking import Exclusion, top_k
 from mbrec.report.blocks import Heading, Item, ItemList, Section, UserCard, Users, shown
@@ -38,12 +39,9 @@ def sample_users(material: Material) -> Section | None:
     return Section("users", "Some users", _LEAD, blocks) if blocks else None
 
 
-def chosen(dataset: PreparedDataset, split: str, number: int) -> IntArray:
+def chosen(dataset: PreparedDataset, split: Split, number: int) -> IntArray:
     """Indices of users with held-out rows, spread evenly over activity; no randomness."""
-    held = [
-        dataset.pairs(behavior, "valid" if split == "valid" else "test").user_idx
-        for behavior in dataset.behaviors
-    ]
+    held = [dataset.pairs(behavior, split).user_idx for behavior in dataset.behaviors]
     users = np.unique(np.concatenate(held)).astype(np.int64)
     activity = np.zeros(dataset.num_users, np.int64)
     for pairs in dataset.train_relations().values():
@@ -133,11 +131,10 @@ def _ranked(
     return found
 
 
-def _of(dataset: PreparedDataset, behavior: str, split: str, users: IntArray) -> list[IntArray]:
+def _of(dataset: PreparedDataset, behavior: str, split: Split, users: IntArray) -> list[IntArray]:
     """The items of each of some users, latest first where times are known."""
-    part = "train" if split == "train" else "valid" if split == "valid" else "test"
-    pairs = dataset.pairs(behavior, part)
-    times = dataset.timestamps(behavior, part).fill_null(0).to_numpy(zero_copy_only=False)
+    pairs = dataset.pairs(behavior, split)
+    times = dataset.timestamps(behavior, split).fill_null(0).to_numpy(zero_copy_only=False)
     left, right = (np.searchsorted(pairs.user_idx, users, side) for side in ("left", "right"))
     return [
         pairs.item_idx[start:stop][np.argsort(-times[start:stop], kind="stable")].astype(np.int64)

@@ -36,7 +36,7 @@ def _origins(material: Material) -> Table:
             "engine": summary["engine"],
             "threads": summary["threads"],
             "dataset": subject.run.dataset_hash[:12],
-            **{name: version for name, version in (summary["versions"] or {}).items()},
+            **(summary["versions"] or {}),
         }
         for name, value in content.items():
             empty = [""] * (len(material.subjects))
