@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Threads that wait must not spin: the tests run in as many processes as there are cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test test-slow check format licenses audit clean
+.PHONY: install demo test test-slow check docs format licenses audit clean
 
 $(INSTALLED): setup.py constraints.txt mbrec/version.py
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ check: $(INSTALLED)
 	ln -s $(CURDIR)/mbrec/* $(CURDIR)/cli $(CURDIR)/data_prep build/types/mbrec/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p mbrec
+
+# The pages as a site, in build/site. The variable hides a notice of the theme's makers.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
