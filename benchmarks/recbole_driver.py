@@ -4,9 +4,9 @@ Runs in an environment of RecBole's, which has no mbrec: `recbole_lightgcn.py` a
 start it. Reads orders from stdin and answers each with one line of JSON on stdout:
 
     {"open": folder, "model": "LightGCN", "config": {…}}   → {"users": U, "items": I, "steps": n}
-    {"factors": file of two arrays}                         → {}
-    {"train": steps}                                        → {"seconds": s}
-    {"evaluate": true}                                      → {"seconds": s, "metrics": {…}}
+    {"on": folder, "factors": file of two arrays}           → {}
+    {"on": folder, "train": steps}                          → {"seconds": s}
+    {"on": folder, "evaluate": true}                        → {"seconds": s, "metrics": {…}}
 
 A checkpoint is neither written nor read: RecBole 1.2.1 cannot load its own with torch from 2.6 on.
 """
@@ -90,20 +90,21 @@ def main():
     answers, sys.stdout = sys.stdout, sys.stderr
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    session = None
+    sessions = {}
     for line in sys.stdin:
         order = json.loads(line)
         answer = {}
         if "open" in order:
             session = Session(order["open"], order["model"], order["config"])
+            sessions[order["open"]] = session
             answer = {"users": session.dataset.user_num - 1, "items": session.dataset.item_num - 1}
             answer["steps"] = session.steps
         elif "factors" in order:
-            session.load(order["factors"])
+            sessions[order["on"]].load(order["factors"])
         elif "train" in order:
-            answer = session.train(order["train"])
+            answer = sessions[order["on"]].train(order["train"])
         else:
-            answer = session.evaluate()
+            answer = sessions[order["on"]].evaluate()
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -59,7 +59,7 @@ def main() -> None:
         times = Times({"mbrec": [], "RecBole": []})
         for turn in range(-1, args.turns):
             mine = seconds(lambda: [ours() for _ in range(args.steps)])
-            other = theirs(train=args.steps)["seconds"]
+            other = theirs(on=str(folder), train=args.steps)["seconds"]
             if turn >= 0:
                 times.seconds["mbrec"].append(mine / args.steps)
                 times.seconds["RecBole"].append(other / args.steps)
