@@ -173,7 +173,7 @@ class Entry:
     build: Callable[[Any, Context], Method]
     needs_engine: bool = True  # whether it passes messages
     train: Mapping[str, Any] = field(default_factory=dict)  # its defaults of [train]
-    undividable: Callable[[Any], str] = lambda config: "it mixes the columns of all embeddings"
+    undividable: Callable[[Any], str] = lambda config: "its columns cannot be learned apart"
     """Why several processes cannot learn columns apart, with these settings; empty if they can."""
 
 
