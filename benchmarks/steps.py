@@ -16,6 +16,7 @@ from mbrec.config import Settings
 from mbrec.graph import Pairs, build_graph, edge_type, reverse_edge_type
 from mbrec.models.base import Context, TrainedMethod
 from mbrec.models.registry import find
+from mbrec.parallel.team import ALONE, Team
 from mbrec.propagation import DglEngine, TorchEngine
 from mbrec.randomness import generator
 from mbrec.sampling import Batch, BatchSampler
@@ -38,6 +39,7 @@ class Steps:
         num_items: I.
         settings: Method, engine, seed and [train].
         device: Where.
+        team: The processes that train together, each with its own steps.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Steps:
         num_items: int,
         settings: Settings,
         device: torch.device | str = "cpu",
+        team: Team = ALONE,
     ) -> None:
         self.relations, self.num_users, self.num_items = relations, num_users, num_items
         self.device, config = torch.device(device), settings.train
@@ -63,6 +66,7 @@ class Steps:
             engine=engine,
             generator=generator(settings.seed, "init"),
             device=self.device,
+            team=team,
         )
         method = find(settings.method).build(settings.model, context)
         assert isinstance(method, TrainedMethod)
@@ -79,14 +83,15 @@ class Steps:
         self._batches = self._endless(settings.seed)
         self.parts: dict[str, list[float]] = defaultdict(list)
 
-    def __call__(self) -> None:
-        """One step."""
+    def __call__(self) -> float:
+        """One step; returns its loss."""
         batch = self._timed("sampling", lambda: next(self._batches))
         state = self._timed("propagation", self.method.propagate)
         total = self._timed("losses", lambda: self._loss(state, batch))
         self.optimizer.zero_grad(set_to_none=True)
         self._timed("backward", total.backward)
         self._timed("optimizer", self.optimizer.step)
+        return float(total.detach())
 
     def _loss(self, state: Any, batch: Batch) -> Tensor:
         return torch.stack(list(self.method.losses(state, batch).values())).sum()
