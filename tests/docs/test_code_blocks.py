@@ -41,7 +41,7 @@ NEEDED = {
     "inspect.md": ("tensorboard", "mlflow", "wandb"),
     "faq.md": ("tensorboard",),
     "tuning.md": ("optuna",),
-    "report.md": ("plotly",),
+    "report.md": ("matplotlib", "jinja2"),
 }
 
 
