@@ -23,11 +23,13 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pymdownx.superfences import SuperFencesException
 
 ROOT = Path(__file__).parents[1]
 MATH = re.compile(r"\$`([^`]+)`\$")
 CODE = re.compile(r"^<!-- code: (\S+) (\S+) -->$", re.MULTILINE)
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)#]+?)(?:#[^)]*)?\)")
+REMARK = re.compile(r"^<!-- (?:given|not run|fails|file|prints)\b.*-->\n", re.MULTILINE)
 PLACE = re.compile(r"\bequation-(\d+)-here\b")
 
 
@@ -61,7 +63,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = CODE.sub(lambda match: source_block(match[1], match[2]), markdown)
     if "/" not in page.file.src_uri:  # in a folder of docs/, `..` is docs/
         markdown = OUTSIDE.sub(_unlink, markdown)
-    return MATH.sub(keep, markdown)
+    return MATH.sub(keep, REMARK.sub("", markdown))
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -71,10 +73,11 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def math_block(source: str, language: str, css_class: str, *args: Any, **kwargs: Any) -> str:
     """One displayed equation per paragraph of a block."""
-    return "".join(
-        f'<div class="{css_class}">{mathml(part, "block")}</div>'
-        for part in re.split(r"\n\s*\n", source.strip())
-    )
+    try:
+        drawn = [mathml(part, "block") for part in re.split(r"\n\s*\n", source.strip())]
+    except PluginError as error:
+        raise SuperFencesException(str(error)) from error  # others would be passed over
+    return "".join(f'<div class="{css_class}">{equation}</div>' for equation in drawn)
 
 
 def mathml(latex: str, display: str) -> str:
@@ -103,7 +106,7 @@ def source_block(file: str, name: str) -> str:
 
 
 def source_of(file: str, name: str) -> str:
-    """The source of `name` ("f", "Class" or "Class.f") in a file of the repository, dedented.
+    """The source of `name` ("f", "Class" or "Class.f") without its docstring.
 
     Raises:
         PluginError: There is none.
@@ -122,6 +125,9 @@ def source_of(file: str, name: str) -> str:
         node = found[0]
     assert isinstance(node, ast.FunctionDef | ast.ClassDef)
     lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
+    first = node.body[0]
+    if ast.get_docstring(node) and first.end_lineno:
+        del lines[first.lineno - node.lineno : first.end_lineno - node.lineno + 1]
     return "\n".join(line[node.col_offset :] for line in lines)
 
 

@@ -17,7 +17,7 @@ import pytest
 from mbrec.cli import main as cli
 
 # What pages leave at its default, and a test has no time for.
-SHORTER = {"train": ("train.epochs=", ["--set", "train.epochs=2"])}
+SHORTER = {"train": ("train.epochs=", ["--set", "train.epochs=1"])}
 SPECIAL = re.compile(r"[|&;<>$`]|\bfor\b")
 PORT = "8000"
 SECONDS = 300  # far more than needed, on a machine that has other things to do
