@@ -34,6 +34,13 @@ from mbrec.cli.progress import UserProgress
     show_default=True,
     help="Sample users, shown with their history and lists. Their raw ids stand on the page.",
 )
+@click.option(
+    "--study",
+    "studies",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="The folder of a `mbrec tune`: show its trials and what mattered; may be repeated.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def command(
@@ -42,6 +49,7 @@ def command(
     split: str,
     data: Path | None,
     users: int,
+    studies: tuple[Path, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +63,7 @@ def command(
     \b
     mbrec report runs/ub --out report.html
     mbrec report runs/mostpop runs/ub --split test --out report.html
+    mbrec report runs/ub --study studies/ub --out report.html
     """
     from mbrec.report import write_report
 
@@ -65,6 +74,7 @@ def command(
             split="valid" if split == "valid" else "test",
             data=data,
             users=users,
+            studies=studies,
             force=force,
             progress=progress,
         )

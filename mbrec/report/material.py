@@ -19,6 +19,7 @@ from mbrec.resuming import own_settings
 from mbrec.run import Run
 from mbrec.statistics import dataset_statistics
 from mbrec.summary import read_journal, run_summary
+from mbrec.tune.summary import StudySummary
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Material:
     split: HeldOut
     sample_users: int
     data: Path | None  # where the dataset is, if it was said
+    studies: tuple[StudySummary, ...] = ()  # searches for settings
 
     @property
     def several(self) -> bool:

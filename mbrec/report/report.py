@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from mbrec.report.metrics import metrics
 from mbrec.report.overview import overview
 from mbrec.report.page import render
 from mbrec.report.sample_users import sample_users
+from mbrec.report.searched import searched
 from mbrec.report.settings import settings
 from mbrec.report.side_by_side import side_by_side
 from mbrec.report.sliced import slices
 from mbrec.results import HeldOut, Progress
+from mbrec.tune.summary import study_summary
 
 Builder = Callable[[Material], Section | None]
 
@@ -37,6 +39,7 @@ SECTIONS: tuple[Builder, ...] = (
     gates,
     item_map,
     sample_users,
+    searched,
     settings,
 )
 """What a report consists of, in its order. To add a section, write a function that makes one of the
@@ -72,6 +75,7 @@ def write_report(
     split: HeldOut = "valid",
     data: Path | str | None = None,
     users: int = 5,
+    studies: Sequence[Path | str] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -84,18 +88,21 @@ def write_report(
             taken; the others are measured.
         data: Where the dataset is; by default, where it was at each training.
         users: How many sample users are shown; 0 for a page without any.
+        studies: Folders of `mbrec tune`, whose trials are shown.
         force: Replace an existing file.
         progress: See `mbrec.evaluation.evaluate`.
 
     Raises:
         UsageError: No run, `users` is negative, or `out` exists.
-        ArtefactError: A run or its dataset is missing, damaged, or they do not belong together.
+        ArtefactError: A run, its dataset or a study is missing or damaged, or they do not belong
+            together.
         DataError: A dataset has no rows in the split.
         DeviceError: A library of the extra `report` is not installed.
         StorageError: The file cannot be written.
     """
     out, paths = Path(out), [Path(path) for path in runs]
     _check(paths, out, users, force)
+    searches = tuple(study_summary(folder) for folder in studies)
     material = gather(
         paths,
         split=split,
@@ -103,6 +110,7 @@ def write_report(
         sample_users=users,
         progress=progress,
     )
+    material = replace(material, studies=searches)
     sections = [section for build in SECTIONS if (section := build(material)) is not None]
     names = ", ".join(subject.name for subject in material.subjects)
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

@@ -31,7 +31,7 @@ def text(value: Any) -> str:
 def _row(trial: TrialSummary, keys: list[str], behaviors: list[str]) -> list[str]:
     measured = trial.behaviors or {}
     values = [trial.value, *(measured.get(name) for name in behaviors)]
-    notes = [trial.state] if trial.state != "finished" else []
+    notes: list[str] = [trial.state] if trial.state != "finished" else []
     notes += ["start"] if trial.start else []
     notes += [f"as {trial.same_as}"] if trial.same_as else []
     notes += [trial.error] if trial.error else []
