@@ -29,7 +29,9 @@ from mbrec.models import BUILT_IN
     metavar="KEY=VALUE",
     help="Change one setting, e.g. model.cgf=false or train.epochs=20; may be repeated.",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="  [default: 1]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="The one source of randomness.  [default: 1]"
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

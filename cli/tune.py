@@ -57,8 +57,16 @@ if TYPE_CHECKING:
     help="Change a setting of where to begin, e.g. train.metric=recall@20; may be repeated.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of the search and of every training.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="  [default: auto]")
-@click.option("--engine", type=click.Choice(["dgl", "torch"]), help="  [default: dgl]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where to train; auto takes CUDA where there is one.  [default: auto]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["dgl", "torch"]),
+    help="Who passes the messages; torch needs no DGL.  [default: dgl]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the study as JSON.")
 @click.option(
     "--list-space",

@@ -41,7 +41,7 @@ NEEDED = {
     "inspect.md": ("tensorboard", "mlflow", "wandb"),
     "faq.md": ("tensorboard",),
     "tuning.md": ("optuna",),
-    "report.md": ("matplotlib", "jinja2"),
+    "report.md": ("jinja2", "matplotlib"),
 }
 
 
@@ -142,7 +142,12 @@ def test_commands_in_the_text_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_says_what_it_does(verb: str) -> None:
-    assert [option.name for option in options(verb) if not option.hidden and not option.help] == []
+    silent = [
+        option.name
+        for option in options(verb)
+        if not option.hidden and not re.sub(r"\[.*?\]", "", option.help or "").strip()
+    ]
+    assert silent == []
 
 
 def options(verb: str) -> list[click.Option]:
