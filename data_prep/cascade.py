@@ -51,6 +51,11 @@ class Cascade:
         """Code of the target."""
         return self.names.index(self.used[-1])
 
+    @property
+    def codes(self) -> dict[int, str]:
+        """Code → name of the behaviors that are used, in cascade order."""
+        return {code: name for code, name in enumerate(self.names) if name in self.used}
+
     def found_in(self, rows: Mapping[str, int]) -> Cascade:
         """The cascade without the behaviors of which there are no rows.
 

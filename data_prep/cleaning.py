@@ -13,6 +13,8 @@ from mbrec.data_prep.layout import Column, Layout
 from mbrec.data_prep.lines import FIELD_SEPARATOR
 
 REASON = "reason"
+FILTERS = ("rejected", "other behaviors")
+WINDOW = "outside the time window"
 UNKNOWN_BEHAVIOR = "unknown behavior"
 FILTER = "filter"
 """Number of the filter that dropped a row; the number of filters if none did."""
@@ -127,7 +129,7 @@ def filtered(
     """Number every row by the filter that drops it.
 
     Args:
-        events: What `typed` gave, of all files.
+        events: The sound rows of what `typed` gave, of all files.
         behaviors: Length of the cascade; codes from here on are not asked for.
         start: First second of the time window, if any.
         end: First second after it, if any.
@@ -135,14 +137,14 @@ def filtered(
     Returns:
         `events` with the column `FILTER`, and the filters' names in order.
     """
-    filters = ["rejected", "other behaviors"]
+    filters = list(FILTERS)
     other = (events.behavior < 0) | (events.behavior >= behaviors)
-    branches = [(events.reason.notnull(), 0), (other, 1)]
+    branches = [(other, 1)]
     if start is not None or end is not None:
         early = events.timestamp < start if start is not None else ibis.literal(False)
         late = events.timestamp >= end if end is not None else ibis.literal(False)
         branches.append((early | late, 2))
-        filters.append("outside the time window")
+        filters.append(WINDOW)
     number = ibis.cases(*branches, else_=len(filters)).cast("int8")
     return events.mutate(**{FILTER: number}), filters
 

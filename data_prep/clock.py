@@ -15,7 +15,7 @@ from mbrec.errors import UsageError
 
 # Above this, a number cannot be Unix seconds (it is the year 5138); it is milliseconds. Likewise,
 # from a thousand times this on milliseconds are microseconds.
-_MAX_SECONDS = 10**11
+MAX_SECONDS = 10**11
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})")
 # Fraction and zone after the 19 characters of a full ISO time.
 _ISO_TAIL = r"^(?:\.\d+)?\s*(?:Z|UTC|GMT|([+-](?:[01]\d|2[0-3]))(?::?([0-5]\d))?)?$"
@@ -61,7 +61,7 @@ class Clock:
             number = whole_number(without_zero_fraction(text))
             if self.form == "ms":
                 number = (number.cast("float64") / 1000).floor().cast("int64")
-            near = (number > -_MAX_SECONDS) & (number < _MAX_SECONDS)
+            near = (number > -MAX_SECONDS) & (number < MAX_SECONDS)
             return ibis.ifelse(near, number, ibis.null("int64"))
         if self.form == "iso":
             return self._iso(text)

@@ -1,12 +1,13 @@
-"""The embedded engine: DuckDB, driven by Ibis expressions, out of core within a memory limit.
+"""Engines for what does not fit into memory, and the one that is always there: DuckDB.
 
-Everything after the raw rows is an Ibis expression; only what stands here is DuckDB's own. Ibis
+Everything after the typed rows is an Ibis expression; only what stands here is DuckDB's own. Ibis
 serves as the compiler alone: expressions are made over unbound tables and run here as SQL, since
 its connection to DuckDB breaks with releases of either (its `.cache()` and `list_tables()` do).
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import itertools
 from collections.abc import Iterator
@@ -19,18 +20,70 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mbrec.data_prep.lines import SCHEMA as LINES_SCHEMA
-from mbrec.data_prep.lines import LineReader
 from mbrec.errors import DataError, MbrecError
 
 # DuckDB's limit covers its buffers, not the process around it: Arrow blocks, Python, allocator.
 _SHARE = 0.7
 _SMALLEST = 64 << 20
+_BATCH = 1 << 18  # rows that are handed on at a time
 
 
-class DuckEngine:
+class Engine(abc.ABC):
+    """Runs Ibis expressions over tables that it stores on disk, as SQL."""
+
+    _create: str
+    """How the engine's `CREATE TABLE … AS` begins, with `{name}` for the table."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._appended: dict[str, ir.Table] = {}
+
+    @abc.abstractmethod
+    def ordered(self, table: ir.Table) -> Iterator[pa.Table]:
+        """Compute a table that has an order, and give its rows in it, without holding them all.
+
+        At least one table is given, which may be empty.
+        """
+
+    @abc.abstractmethod
+    def fetch(self, table: ir.Table) -> list[dict[str, Any]]:
+        """Compute a small table and give its rows."""
+
+    @abc.abstractmethod
+    def _sql(self, table: ir.Table) -> str:
+        """The expression in the engine's own SQL."""
+
+    @abc.abstractmethod
+    def _do(self, sql: str) -> None:
+        """Run a statement."""
+
+    def store(self, table: ir.Table) -> ir.Table:
+        """Compute `table` into a new table on disk."""
+        name = f"stored_{next(self._numbers)}"
+        self._do(f"{self._create.format(name=name)} AS {self._sql(table)}")
+        return ibis.table(table.schema(), name=name)
+
+    def append(self, name: str, table: ir.Table) -> ir.Table:
+        """Compute `table` into `name`: a new table, or rows more in an existing one."""
+        if name in self._appended:
+            self._do(f"INSERT INTO {name} {self._sql(table)}")
+        else:
+            self._do(f"{self._create.format(name=name)} AS {self._sql(table)}")
+            self._appended[name] = ibis.table(table.schema(), name=name)
+        return self._appended[name]
+
+    def table(self, name: str) -> ir.Table:
+        """A table that `append` made."""
+        return self._appended[name]
+
+    def drop(self, *tables: ir.Table) -> None:
+        """Remove tables; the space they took is used again."""
+        for table in tables:
+            self._do(f"DROP TABLE {table.get_name()}")
+
+
+class DuckEngine(Engine):
     """One DuckDB database in a folder of its own, which also takes what spills.
 
     Use as a context manager; the caller removes the folder.
@@ -40,7 +93,10 @@ class DuckEngine:
         memory_limit: Bytes the whole process should stay within; None: 70 % of the machine's.
     """
 
+    _create = "CREATE TABLE {name}"
+
     def __init__(self, folder: Path, memory_limit: int | None = None) -> None:
+        super().__init__()
         settings: dict[str, Any] = {
             "temp_directory": str(folder / "spill"),
             # Line numbers travel with the rows, so that their order need not be kept.
@@ -54,11 +110,8 @@ class DuckEngine:
             limit = max(int(memory_limit * _SHARE), _SMALLEST)
             settings["memory_limit"] = f"{limit >> 20}MiB"
         self._thread = futures.ThreadPoolExecutor(1)
-        self._stopped = False
         self._duck = duckdb.connect(str(folder / "prep.duckdb"), config=settings)
         self._run("SET TimeZone = 'UTC'")  # else instants are shown in the machine's own
-        self._numbers = itertools.count()
-        self._appended: dict[str, ir.Table] = {}
 
     def __enter__(self) -> DuckEngine:
         return self
@@ -72,79 +125,38 @@ class DuckEngine:
         self._thread.shutdown()
         self._duck.close()
 
-    @contextlib.contextmanager
-    def lines(self, reader: LineReader) -> Iterator[ir.Table]:
-        """The lines of a text file as a table that can be read once, within the block.
+    def insert(self, name: str, rows: pa.Table) -> ir.Table:
+        """Put rows from memory into `name`: a new table, or rows more in an existing one."""
+        self._duck.register("inserted", rows)
+        table = ibis.table(ibis.Schema.from_pyarrow(rows.schema), name="inserted")
+        found = self.append(name, table)
+        self._duck.unregister("inserted")
+        return found
 
-        Raises:
-            DataError: Reading fails in a way that `LineReader.batches` raises.
-        """
-        failure: list[BaseException] = []
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            try:
-                for batch in reader.batches():
-                    if self._stopped:
-                        return
-                    yield batch
-            except BaseException as error:  # DuckDB would hand on no more than its text
-                failure.append(error)
-                raise
-
-        self._duck.register("lines", pa.RecordBatchReader.from_batches(LINES_SCHEMA, batches()))
-        try:
-            yield ibis.table(ibis.Schema.from_pyarrow(LINES_SCHEMA), name="lines")
-        except Exception:
-            if failure:
-                raise failure[0] from None
-            raise
-        self._duck.unregister("lines")
-
-    def parquet(self, path: Path) -> ir.Table:
-        """A Parquet file as a table, with its rows numbered from 0 in `file_row_number`."""
-        name = f"parquet_{next(self._numbers)}"
-        columns = dict(ibis.Schema.from_pyarrow(pq.read_schema(path)))
-        source = f"read_parquet({_quoted(path)}, file_row_number = true)"
-        self._run(f"CREATE VIEW {name} AS SELECT * FROM {source}")
-        return ibis.table(columns | {"file_row_number": "int64"}, name=name)
-
-    def store(self, table: ir.Table) -> ir.Table:
-        """Compute `table` into a new table on disk."""
-        name = f"stored_{next(self._numbers)}"
-        self._run(f"CREATE TABLE {name} AS {_sql(table)}")
-        return ibis.table(table.schema(), name=name)
-
-    def append(self, name: str, table: ir.Table) -> ir.Table:
-        """Compute `table` into `name`: a new table, or rows more in an existing one."""
-        if name in self._appended:
-            self._run(f"INSERT INTO {name} {_sql(table)}")
-        else:
-            self._run(f"CREATE TABLE {name} AS {_sql(table)}")
-            self._appended[name] = ibis.table(table.schema(), name=name)
-        return self._appended[name]
-
-    def table(self, name: str) -> ir.Table:
-        """A table that `append` made."""
-        return self._appended[name]
-
-    def drop(self, *tables: ir.Table) -> None:
-        """Remove tables; the space they took is used again."""
-        for table in tables:
-            self._run(f"DROP TABLE {table.get_name()}")
+    def ordered(self, table: ir.Table) -> Iterator[pa.Table]:
+        """See `Engine.ordered`."""
+        # An order without a limit is kept by a result, whatever `preserve_insertion_order` says.
+        with _readable_errors():
+            reader = self._duck.sql(self._sql(table)).to_arrow_reader(_BATCH)
+            yield reader.schema.empty_table()
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
 
     def fetch(self, table: ir.Table) -> list[dict[str, Any]]:
-        """Compute a small table and give its rows."""
-        rows = self._run(_sql(table))
+        """See `Engine.fetch`."""
+        rows = self._run(self._sql(table))
         return [dict(zip(table.columns, row, strict=True)) for row in rows]
 
-    def write(self, table: ir.Table, path: Path) -> None:
-        """Compute `table` into a Parquet file, in its order, without holding it in memory."""
-        self._run(f"COPY ({_sql(table)}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
+    def _sql(self, table: ir.Table) -> str:
+        return str(ibis.to_sql(table, dialect="duckdb", pretty=False))
+
+    def _do(self, sql: str) -> None:
+        self._run(sql)
 
     def _run(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a statement in a thread of its own.
 
-        DuckDB looks for Ctrl-C between its tasks only, and reading a log is one long task.
+        DuckDB looks for Ctrl-C between its tasks only, and a task may be long.
         """
         running = self._thread.submit(lambda: self._duck.execute(sql).fetchall())
         try:
@@ -152,20 +164,10 @@ class DuckEngine:
                 rows: list[tuple[Any, ...]] = running.result()
         except BaseException:
             if not running.done():
-                self._stopped = True
                 self._duck.interrupt()
                 futures.wait([running])
             raise
         return rows
-
-
-def _sql(table: ir.Table) -> str:
-    return str(ibis.to_sql(table, dialect="duckdb", pretty=False))
-
-
-def _quoted(path: Path) -> str:
-    name = str(path).replace("'", "''")
-    return f"'{name}'"
 
 
 @contextlib.contextmanager

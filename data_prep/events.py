@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ibis
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mbrec.columns import BEHAVIOR, ITEM_ID, USER_ID
-from mbrec.data_prep.cleaning import REASON
-from mbrec.data_prep.engine import DuckEngine
 from mbrec.data_prep.reading import read_files
+from mbrec.data_prep.rejects import Rejects
 from mbrec.data_prep.sources.csv import Mapping, describe
+from mbrec.dataset import REJECTS
 from mbrec.errors import DataError
 
 
@@ -41,21 +39,18 @@ def read_events(path: Path, behaviors: Sequence[str]) -> Events:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path of the log.")
     log = describe([path], Mapping(), behaviors)
-    with tempfile.TemporaryDirectory(prefix="mbrec-") as name:
-        folder = Path(name)
-        with DuckEngine(folder) as engine:
-            [entry], events = read_files(engine, log.layouts, behaviors, lambda path, rows: None)
-            bad = events.filter(events[REASON].notnull())
-            reasons = engine.fetch(bad.group_by(REASON).agg(rows=bad.count()).order_by(REASON))
-            good = events.filter(events[REASON].isnull())
-            names = dict(enumerate(behaviors))
-            texts = good.select(
-                **{column: good[column].cast("string") for column in (USER_ID, ITEM_ID)},
-                **{BEHAVIOR: good[BEHAVIOR].cases(*names.items(), else_=ibis.null("string"))},
-            )
-            engine.write(texts.distinct(), folder / "events.parquet")
-        table = pq.read_table(folder / "events.parquet", memory_map=False)
-    rejected = {str(row[REASON]): int(row["rows"]) for row in reasons}
+    tables, entry = [], {"rows": 0}
+    with (
+        tempfile.TemporaryDirectory(prefix="mbrec-") as name,
+        Rejects(log.layouts, Path(name) / REJECTS) as rejects,
+    ):
+        for found in read_files(log.layouts, behaviors, lambda path, rows: None, rejects):
+            if isinstance(found, dict):
+                entry = found
+            else:
+                tables.append(_distinct(_as_texts(found, behaviors)))
+    table = _distinct(pa.concat_tables(tables)) if tables else pa.table({})
+    rejected = dict(sorted(rejects.reasons.items()))
     if not len(table):
         why = "; ".join(f"{rows} × {reason}" for reason, rows in rejected.items()) or "it is empty"
         raise DataError(
@@ -63,3 +58,13 @@ def read_events(path: Path, behaviors: Sequence[str]) -> Events:
             f"It needs the columns user_id, item_id and behavior ({', '.join(behaviors)}).",
         )
     return Events(table, int(entry["rows"]), rejected)
+
+
+def _as_texts(rows: pa.Table, behaviors: Sequence[str]) -> pa.Table:
+    names = pa.array(behaviors, pa.string())
+    columns = {column: rows[column].cast(pa.string()) for column in (USER_ID, ITEM_ID)}
+    return pa.table({**columns, BEHAVIOR: names.take(rows[BEHAVIOR].combine_chunks())})
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    return table.group_by(table.column_names).aggregate([])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 
 from mbrec.columns import BEHAVIOR, ITEM_ID, USER_ID
 from mbrec.data_prep.cleaning import FILTER
-from mbrec.data_prep.engine import DuckEngine
+from mbrec.data_prep.engine import Engine
 from mbrec.errors import DataError
 
 READ = "read"
@@ -91,7 +91,7 @@ class Funnel:
 
 
 def measure(
-    engine: DuckEngine, events: ir.Table, filters: Sequence[str], names: Sequence[str]
+    engine: Engine, events: ir.Table, filters: Sequence[str], names: Sequence[str]
 ) -> list[FunnelStep]:
     """What each of `filters` drops and leaves, in three passes over `events`.
 
@@ -108,8 +108,10 @@ def measure(
     users, items = (_reached(engine, events, column) for column in (USER_ID, ITEM_ID))
     steps = []
     for number, name in enumerate(filters):
-        left = _by_behavior(names, [group for group in groups if group[FILTER] > number])
-        gone = _by_behavior(names, [group for group in groups if group[FILTER] == number])
+        left, gone = (
+            by_behavior(names, ((g[BEHAVIOR], g["rows"]) for g in groups if among(g[FILTER])))
+            for among in (number.__lt__, number.__eq__)
+        )
         steps.append(
             FunnelStep(
                 name,
@@ -124,16 +126,20 @@ def measure(
     return steps
 
 
-def _by_behavior(names: Sequence[str], groups: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Behavior → rows, in the order of the codes; behaviors without any are left out."""
+def by_behavior(names: Sequence[str], counts: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Behavior → rows, in the order of the codes; behaviors without any are left out.
+
+    Args:
+        names: Name of each behavior code.
+        counts: Codes, -1 for one without a name, and numbers of rows.
+    """
     rows = dict.fromkeys((*names, _UNNAMED), 0)
-    for group in groups:
-        code = group[BEHAVIOR]
-        rows[_UNNAMED if code is None or code < 0 else names[code]] += group["rows"]
+    for code, count in counts:
+        rows[_UNNAMED if code < 0 else names[code]] += count
     return {name: count for name, count in rows.items() if count}
 
 
-def _reached(engine: DuckEngine, events: ir.Table, column: str) -> dict[int, int]:
+def _reached(engine: Engine, events: ir.Table, column: str) -> dict[int, int]:
     """Number of the last filter that a user or item reached → how many users or items."""
     last = events.group_by(column).agg(last=events[FILTER].max())
     rows = engine.fetch(last.group_by("last").agg(ids=ibis._.count()))

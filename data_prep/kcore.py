@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 
 from mbrec.columns import ITEM_ID, USER_ID
 from mbrec.data_prep.cleaning import FILTER
-from mbrec.data_prep.engine import DuckEngine
+from mbrec.data_prep.engine import Engine
 
 # Share of ids that fell in a round from which a smaller copy of the pairs pays off; below it, the
 # next rounds are quicker in passing over them.
@@ -32,7 +32,12 @@ class Core:
     target: int | None
 
 
-def core_filter(engine: DuckEngine, events: ir.Table, core: Core) -> tuple[ir.Table, list[str]]:
+def round_name(number: int) -> str:
+    """What the funnel calls a round, counted from 0."""
+    return f"k-core round {number + 1}"
+
+
+def core_filter(engine: Engine, events: ir.Table, core: Core) -> tuple[ir.Table, list[str]]:
     """Number every row by the round of the k-core that drops it.
 
     A round drops the items with too few pairs, then the users with too few of what is left. The
@@ -61,12 +66,12 @@ def core_filter(engine: DuckEngine, events: ir.Table, core: Core) -> tuple[ir.Ta
         rounds += 1
         if max(fallen) > _WORTH_A_COPY:
             pairs = _copied(engine, pairs, alive)
-    names = [f"k-core round {number + 1}" for number in range(rounds)]
+    names = [round_name(number) for number in range(rounds)]
     return _numbered(engine, events, list(limits), rounds), names
 
 
 def _peel(
-    engine: DuckEngine,
+    engine: Engine,
     pairs: ir.Table,
     alive: dict[str, ir.Table],
     column: str,
@@ -94,14 +99,14 @@ def _left(pairs: ir.Table, alive: dict[str, ir.Table]) -> ir.Table:
     return pairs
 
 
-def _copied(engine: DuckEngine, pairs: ir.Table, alive: dict[str, ir.Table]) -> ir.Table:
+def _copied(engine: Engine, pairs: ir.Table, alive: dict[str, ir.Table]) -> ir.Table:
     """Only what is left of `pairs`, in their place."""
     fewer = engine.store(_left(pairs, alive))
     engine.drop(pairs)
     return fewer
 
 
-def _numbered(engine: DuckEngine, events: ir.Table, columns: list[str], rounds: int) -> ir.Table:
+def _numbered(engine: Engine, events: ir.Table, columns: list[str], rounds: int) -> ir.Table:
     """Join the rounds in which users and items fell to the rows; the earlier one counts."""
     number: ir.IntegerValue = ibis.literal(rounds, "int32")
     for column in columns:

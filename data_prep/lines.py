@@ -16,6 +16,8 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,6 +49,32 @@ def first_line(path: Path, encoding: str = "utf-8") -> str:
     return block.split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8", errors="replace")
 
 
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, each ended by a line feed."""
+
+    first: int
+    """Number of the first line; 1 is the first of the file."""
+    data: bytes
+    unended: bool = False
+    """The file does not end its last line, which is the last of these."""
+
+    @cached_property
+    def rows(self) -> int:
+        """How many lines these are."""
+        return self.data.count(b"\n")
+
+    def pieces(self, size: int) -> Iterator[Block]:
+        """The same lines in blocks of about `size` bytes."""
+        start, line = 0, self.first
+        while start < len(self.data):
+            stop = self.data.find(b"\n", min(start + size, len(self.data)) - 1) + 1
+            data = self.data[start:stop]
+            piece = Block(line, data, self.unended and stop == len(self.data))
+            yield piece
+            start, line = stop, line + piece.rows
+
+
 class LineReader:
     """Reads the lines of one file.
 
@@ -65,10 +93,12 @@ class LineReader:
         self._tell = tell
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Give the file's lines as batches of `SCHEMA`: line (1 is first), text, flaw.
+        """Give the file's lines as batches of `SCHEMA`; see `blocks` and `batch_of`."""
+        for block in self.blocks():
+            yield batch_of(block, self.layout)
 
-        `flaw` says what is wrong with the line as text (null: nothing). Memory: a few blocks of
-        8 MiB, whatever the size of the file.
+    def blocks(self) -> Iterator[Block]:
+        """Give the file's lines, without the header, in blocks of about 8 MiB.
 
         Raises:
             DataError: The file is damaged, or a line is longer than 16 MiB.
@@ -77,7 +107,7 @@ class LineReader:
         for block in _blocks(self.layout.path, self.layout.encoding, _BLOCK):
             cut = block.rfind(b"\n") + 1
             if cut:
-                yield from self._batch(rest + block[:cut])
+                yield from self._block(rest + block[:cut])
                 rest = block[cut:]
             else:
                 rest += block
@@ -87,41 +117,48 @@ class LineReader:
                     "This is no log with one event per line.",
                 )
         if rest:
-            yield from self._batch(rest + b"\n", unended=True)
+            yield from self._block(rest + b"\n", unended=True)
 
-    def _batch(self, data: bytes, *, unended: bool = False) -> Iterator[pa.RecordBatch]:
-        """Make a batch of whole lines, each ended by a line feed."""
+    def _block(self, data: bytes, *, unended: bool = False) -> Iterator[Block]:
+        """Make a block of whole lines, unless there is nothing but the header in it."""
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         if self.layout.header and self._line == 1:
             data = data[data.index(b"\n") + 1 :]
             self._line += 1
-        flaws: dict[int, str] = {}
-        if b"\0" in data or not _is_utf8(data):
-            data, flaws = _clean(data, self.layout.fallback)
-        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-        count = len(ends)
-        if not count:
+        if not data:
             return
-        offsets = np.zeros(count + 1, dtype=np.int32)
-        offsets[1:] = ends - np.arange(count)  # the line feeds themselves are taken out
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data.translate(None, b"\n"))]
-        text = pa.Array.from_buffers(pa.string(), count, buffers)
-        if self.layout.quoted:
-            if FIELD_SEPARATOR.encode() in data:
-                flaws = _with_separator(text) | flaws
-            if b'"' in data:
-                text = _unquote(text, self.layout.separator, flaws)
-        if unended and self.layout.complete and not self.layout.complete(text[count - 1].as_py()):
-            flaws.setdefault(count - 1, "last line is cut")
-        yield pa.record_batch(
-            [pa.array(np.arange(self._line, self._line + count)), text, _flaw_column(flaws, count)],
-            schema=SCHEMA,
-        )
-        self._line += count
-        self.rows += count
+        block = Block(self._line, data, unended)
+        yield block
+        self._line += block.rows
+        self.rows += block.rows
         if self._tell:
             self._tell(self.layout.path, self.rows)
+
+
+def batch_of(block: Block, layout: Layout) -> pa.RecordBatch:
+    """The lines of a block as a batch of `SCHEMA`: line (1 is first), text, flaw.
+
+    `flaw` says what is wrong with the line as text (null: nothing).
+    """
+    data, flaws = block.data, dict[int, str]()
+    if b"\0" in data or not _is_utf8(data):
+        data, flaws = _clean(data, layout.fallback)
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    count = len(ends)
+    offsets = np.zeros(count + 1, dtype=np.int32)
+    offsets[1:] = ends - np.arange(count)  # the line feeds themselves are taken out
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data.translate(None, b"\n"))]
+    text = pa.Array.from_buffers(pa.string(), count, buffers)
+    if layout.quoted:
+        if FIELD_SEPARATOR.encode() in data:
+            flaws = _with_separator(text) | flaws
+        if b'"' in data:
+            text = _unquote(text, layout.separator, flaws)
+    if block.unended and layout.complete and not layout.complete(text[count - 1].as_py()):
+        flaws.setdefault(count - 1, "last line is cut")
+    lines = pa.array(np.arange(block.first, block.first + count))
+    return pa.record_batch([lines, text, _flaw_column(flaws, count)], schema=SCHEMA)
 
 
 def _blocks(path: Path, encoding: str, size: int) -> Iterator[bytes]:

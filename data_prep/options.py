@@ -18,6 +18,7 @@ Protocol = Literal["temporal", "leave-one-out", "given"]
 PROTOCOLS: Final = get_args(Protocol)
 CoreOn = Literal["target", "any"]
 Keep = Literal["first", "last"]
+EngineName = Literal["auto", "duckdb", "spark"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -56,7 +57,11 @@ class PrepOptions:
     max_rejects: float = 0.01
     """Share of malformed rows above which the preparation fails."""
     memory_limit: int | None = None
-    """Bytes; default 80 % of the machine's memory for the engine."""
+    """Bytes; default 80 % of the memory that is free."""
+    engine: EngineName = "auto"
+    """auto: in memory, or with DuckDB what does not fit there; duckdb; spark."""
+    spark_master: str | None = None
+    """URL of the engine spark; None: Spark's own default, else this machine."""
     force: bool = False
     """Replace an existing folder."""
     mapping: Mapping = field(default_factory=Mapping)
@@ -162,6 +167,11 @@ def parse_bytes(text: str) -> int:
 
 def _check(options: PrepOptions, settings: Settings) -> None:
     _one_of("split", settings.split, PROTOCOLS)
+    _one_of("engine", options.engine, get_args(EngineName))
+    if options.spark_master is not None and options.engine != "spark":
+        raise UsageError(
+            f"A Spark master is named, but the engine is {options.engine}.", "Add --engine spark."
+        )
     _one_of("core_on", settings.core_on, get_args(CoreOn))
     _one_of("keep", settings.keep, get_args(Keep))
     if settings.min_user < 0 or settings.min_item < 0:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ibis.expr.types as ir
-
-from mbrec.columns import BEHAVIOR, ITEM_ID, SPLITS, USER_ID
-from mbrec.data_prep import cleaning, sources, split
+from mbrec.columns import SPLITS
+from mbrec.data_prep import sources, split
 from mbrec.data_prep.cascade import Cascade
 from mbrec.data_prep.clock import window
-from mbrec.data_prep.engine import DuckEngine
-from mbrec.data_prep.funnel import READ, Funnel, FunnelStep, measure
+from mbrec.data_prep.funnel import READ, Funnel, FunnelStep
 from mbrec.data_prep.inputs import find_inputs
-from mbrec.data_prep.kcore import Core, core_filter
+from mbrec.data_prep.intake import Place, read_log
+from mbrec.data_prep.kcore import Core
 from mbrec.data_prep.layout import Log
 from mbrec.data_prep.options import PrepOptions, Settings, settle
-from mbrec.data_prep.reading import read_files
-from mbrec.data_prep.rejects import refuse_rejects, write_rejects
-from mbrec.data_prep.writing import write_tables
+from mbrec.data_prep.rejects import Rejects
+from mbrec.data_prep.stages import Stages
 from mbrec.dataset import MANIFEST, REJECTS, PreparedDataset, write_dataset
 from mbrec.errors import DataError, UsageError
 from mbrec.files import refuse_existing
@@ -45,8 +42,9 @@ class Listener:
 def prepare(options: PrepOptions, listener: Listener | None = None) -> PreparedDataset:
     """Turn a raw log into a prepared dataset.
 
-    The log is read once; everything after that happens in an embedded database in a hidden
-    folder beside `options.out`, which is gone at the end, whatever the end is.
+    The log is read once; everything after that happens in memory or, if it does not fit there or
+    another engine is asked for, in a database in a hidden folder beside `options.out`, which is
+    gone at the end, whatever the end is. The dataset is the same, to the byte, on every engine.
 
     Args:
         options: What to prepare, and how.
@@ -67,8 +65,10 @@ def prepare(options: PrepOptions, listener: Listener | None = None) -> PreparedD
     with write_dataset(options.out, force=options.force) as writer:
         scratch = writer.folder / "scratch"
         scratch.mkdir()
-        with DuckEngine(scratch, options.memory_limit) as engine:
-            manifest = job.run(engine, writer.folder)
+        manifest = job.run(
+            Place(options.engine, scratch, options.memory_limit, options.spark_master),
+            writer.folder,
+        )
         shutil.rmtree(scratch)
         complete = writer.finish(job.cascade.used, manifest)
         job.warn_of_empty_parts(complete["counts"]["splits"])
@@ -97,15 +97,17 @@ class _Job:
         seconds = window(settings.start, settings.end, log.zone)
         return cls(options, settings, log, listener, Funnel(listener.step), cascade, seconds)
 
-    def run(self, engine: DuckEngine, folder: Path) -> dict[str, Any]:
+    def run(self, place: Place, folder: Path) -> dict[str, Any]:
         """Write the tables of the dataset into `folder`; give its manifest, as far as known."""
-        inputs, events = read_files(
-            engine, self.log.layouts, self.cascade.names, self.listener.reading
-        )
-        events = self._clean(engine, events, sum(entry["rows"] for entry in inputs), folder)
-        events = self._core(engine, events)
-        events, parts = self._split(engine, events)
-        write_tables(engine, events, self.cascade.names, folder)
+        layouts, names = self.log.layouts, self.cascade.names
+        with (
+            Rejects(layouts, folder / REJECTS) as rejects,
+            read_log(place, layouts, names, self.listener.reading, rejects) as (inputs, stages),
+        ):
+            self._clean(stages, rejects, sum(entry["rows"] for entry in inputs))
+            self._core(stages)
+            parts = self._split(stages)
+            stages.write(self.cascade.codes, folder)
         return {
             "source": self.options.source,
             "options": self._record(),
@@ -116,7 +118,7 @@ class _Job:
             "versions": versions(),
         }
 
-    def _clean(self, engine: DuckEngine, events: ir.Table, rows: int, folder: Path) -> ir.Table:
+    def _clean(self, stages: Stages, rejects: Rejects, rows: int) -> None:
         """Reject, filter and deduplicate."""
         if rows == 0:
             raise DataError(
@@ -124,35 +126,16 @@ class _Job:
                 "Check that the log was written or downloaded whole.",
             )
         self.funnel.add(FunnelStep(READ, dropped=0, rows=rows))
-        paths = [layout.path for layout in self.log.layouts]
-        reasons = refuse_rejects(engine, events, self.log.layouts, self.options.max_rejects)
-        write_rejects(engine, events, paths, folder / REJECTS)
-        numbered, filters = cleaning.filtered(events, self.cascade.asked, *self.window)
-        steps = measure(engine, numbered, filters, self.cascade.names)
-        self.funnel.add(replace(steps[0], detail=reasons))
-        self._leave_out_missing(steps[0])
-        for step in steps[1:]:
+        rejects.refuse(rows, self.options.max_rejects)
+        sound, *steps = stages.filter(self.cascade.names, self.cascade.asked, *self.window)
+        bad = rejects.sorted_reasons()
+        self.funnel.add(replace(sound, dropped=sum(bad.values()), detail=bad))
+        self._leave_out_missing(sound)
+        for step in steps:
             self.funnel.add(step)
-        used = numbered.filter(numbered[cleaning.FILTER] == len(filters))
         given = self.settings.split == "given"
-        single = cleaning.deduplicated(
-            self._with_ids(engine, used), self.settings.keep, split_given=given
-        )
-        kept = engine.store(single)
-        engine.drop(events)
-        self.funnel.add(self._after_duplicates(engine, kept))
-        return kept
-
-    def _with_ids(self, engine: DuckEngine, events: ir.Table) -> ir.Table:
-        """Make integers of text ids where that loses nothing."""
-        if self.log.layouts[0].ids == "integer":
-            return events
-        columns = (USER_ID, ITEM_ID)
-        checks = {column: cleaning.integer_ids(events[column]) for column in columns}
-        [whole] = engine.fetch(events.agg(**checks))
-        return events.mutate(
-            **{column: events[column].cast("int64") for column in columns if whole[column]}
-        )
+        left = stages.deduplicate(self.settings.keep, split_given=given)
+        self.funnel.add(self._after_duplicates(left))
 
     def _leave_out_missing(self, valid: FunnelStep) -> None:
         """Take behaviors without any row out of the source's own cascade, and say so."""
@@ -165,10 +148,9 @@ class _Job:
                 f"--behaviors {left} would."
             )
 
-    def _after_duplicates(self, engine: DuckEngine, kept: ir.Table) -> FunnelStep:
+    def _after_duplicates(self, kept: Mapping[int, int]) -> FunnelStep:
         before = self.funnel.steps[-1]
-        groups = engine.fetch(kept.group_by(BEHAVIOR).agg(rows=kept.count()).order_by(BEHAVIOR))
-        left = {self.cascade.names[group[BEHAVIOR]]: group["rows"] for group in groups}
+        left = {self.cascade.names[code]: rows for code, rows in sorted(kept.items())}
         gone = {name: before.behaviors[name] - rows for name, rows in left.items()}
         return replace(
             before,
@@ -179,29 +161,21 @@ class _Job:
             detail={name: rows for name, rows in gone.items() if rows},
         )
 
-    def _core(self, engine: DuckEngine, events: ir.Table) -> ir.Table:
+    def _core(self, stages: Stages) -> None:
         target = self.cascade.target if self.settings.core_on == "target" else None
         core = Core(self.settings.min_user, self.settings.min_item, target)
-        if not core.min_user and not core.min_item:
-            return events
-        numbered, rounds = core_filter(engine, events, core)
-        if not rounds:
-            return events
-        numbered = engine.store(numbered)
-        engine.drop(events)
-        for step in measure(engine, numbered, rounds, self.cascade.names):
-            self.funnel.add(step)
-        return numbered.filter(numbered[cleaning.FILTER] == len(rounds))
+        if core.min_user or core.min_item:
+            for step in stages.core(core, self.cascade.names):
+                self.funnel.add(step)
 
-    def _split(self, engine: DuckEngine, events: ir.Table) -> tuple[ir.Table, dict[str, Any]]:
+    def _split(self, stages: Stages) -> dict[str, Any]:
         protocol, ratios = self.settings.split, self.settings.ratios
         cuts = None
         if protocol == "temporal":
-            cuts = split.temporal_cuts(engine, events, ratios)
-            events = split.temporal(events, cuts)
+            cuts = stages.split_by_time(ratios)
         elif protocol == "leave-one-out":
-            events = split.leave_one_out(events)
-        return events, split.describe(protocol, ratios, cuts)
+            stages.split_last_two()
+        return split.describe(protocol, ratios, cuts)
 
     def _record(self) -> dict[str, Any]:
         """The options as the manifest has them: all that shapes the data, nothing else."""

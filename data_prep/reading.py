@@ -1,76 +1,133 @@
-"""Reading every file into one table of typed rows."""
+"""Reading every file into sound rows and malformed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mbrec.data_prep.cleaning import fields_of_lines, fields_of_parquet, typed
+from mbrec.columns import BEHAVIOR, ITEM_ID, SPLIT, TIMESTAMP, USER_ID
 from mbrec.data_prep.engine import DuckEngine
 from mbrec.data_prep.layout import Layout
-from mbrec.data_prep.lines import LineReader
+from mbrec.data_prep.parsing import Parser, Tell
+from mbrec.data_prep.rejects import Rejects, malformed
 from mbrec.files import sha256
 
 _EVENTS = "events"
+_AT_ONCE = 1 << 20  # rows that are put into a table at a time
 
 
 def read_files(
-    engine: DuckEngine,
-    layouts: Sequence[Layout],
-    names: Sequence[str],
-    tell: Callable[[Path, int], None],
-) -> tuple[list[dict[str, Any]], ir.Table]:
+    layouts: Sequence[Layout], names: Sequence[str], tell: Tell, rejects: Rejects
+) -> Iterator[pa.Table | dict[str, Any]]:
     """Read all files, each once.
 
     Args:
-        engine: Where the rows go.
         layouts: The files.
         names: Name of every behavior code number.
         tell: Called now and then with a file and its rows so far.
+        rejects: Takes the malformed rows.
 
-    Returns:
-        An entry per file for the manifest (file, bytes, sha256, rows), and the rows as
-        `mbrec.data_prep.cleaning.typed` makes them.
+    Yields:
+        Sound rows as `mbrec.data_prep.cleaning.typed` makes them, and after those of each file
+        an entry for the manifest (file, bytes, sha256, rows).
 
     Raises:
         DataError: A file cannot be read.
     """
-    entries = []
-    for number, layout in enumerate(layouts):
-        read = _read_parquet if layout.parquet else _read_text
-        rows = read(engine, layout, names, number, tell)
-        path = layout.path
-        size, digest = path.stat().st_size, sha256(path)
-        entries.append({"file": str(path), "bytes": size, "sha256": digest, "rows": rows})
-    return entries, engine.table(_EVENTS)
+    with futures.ThreadPoolExecutor(1) as pool:
+        for number, layout in enumerate(layouts):
+            digest = pool.submit(sha256, layout.path)
+            with Parser(layout, names, number) as parser:
+                for table in parser.tables(tell):
+                    sound, bad = malformed(table)
+                    rejects.add(bad)
+                    yield sound
+            yield entry_of(layout.path, parser.rows, digest.result())
 
 
-def _read_text(
-    engine: DuckEngine,
-    layout: Layout,
-    names: Sequence[str],
-    number: int,
-    tell: Callable[[Path, int], None],
-) -> int:
-    reader = LineReader(layout, tell)
-    with engine.lines(reader) as lines:
-        engine.append(_EVENTS, typed(fields_of_lines(lines, layout), layout, names, number))
-    return reader.rows
+def entry_of(path: Path, rows: int, digest: str) -> dict[str, Any]:
+    """What the manifest says of an input."""
+    return {"file": str(path), "bytes": path.stat().st_size, "sha256": digest, "rows": rows}
 
 
-def _read_parquet(
-    engine: DuckEngine,
-    layout: Layout,
-    names: Sequence[str],
-    number: int,
-    tell: Callable[[Path, int], None],
-) -> int:
-    fields = fields_of_parquet(engine.parquet(layout.path), layout)
-    engine.append(_EVENTS, typed(fields, layout, names, number))
-    rows: int = pq.read_metadata(layout.path).num_rows
-    tell(layout.path, rows)
-    return rows
+class Sink:
+    """Takes the sound rows: into memory, and from there into a table when they become too many.
+
+    Args:
+        engine: Has the table.
+        limit: Bytes of rows that may stay in memory.
+
+    Attributes:
+        rows: Rows taken so far.
+        tables: What is in memory.
+    """
+
+    def __init__(self, engine: DuckEngine, limit: int) -> None:
+        self.rows = 0
+        self.tables: list[pa.Table] = []
+        self._engine = engine
+        self._limit = limit
+        self._table: ir.Table | None = None
+        self._waiting = 0
+        self._bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows."""
+        self.rows += len(table)
+        self._waiting += len(table)
+        self.tables.append(compact(table))
+        self._bytes += self.tables[-1].nbytes
+        if self._bytes > self._limit and (self._table is None or self._waiting >= _AT_ONCE):
+            self._flush()
+
+    def events(self) -> ir.Table | None:
+        """All rows as a table on disk; None if they are in memory."""
+        if self._table is not None and self.tables:
+            self._flush()
+        return self._table
+
+    def _flush(self) -> None:
+        for start in range(0, len(self.tables), 4):
+            rows = pa.concat_tables(map(_plain, self.tables[start : start + 4]))
+            self._table = self._engine.insert(_EVENTS, rows)
+        self.tables.clear()
+        self._waiting, self._bytes = 0, self._limit
+
+
+def compact(table: pa.Table) -> pa.Table:
+    """The columns of an event, numbers as 32 bits if they are small, texts as dictionaries."""
+    columns = {}
+    for name in (USER_ID, ITEM_ID, BEHAVIOR, TIMESTAMP, SPLIT):
+        column = table[name]
+        if pa.types.is_int64(column.type):
+            columns[name] = _narrow(column)
+        elif pa.types.is_string(column.type):
+            columns[name] = column.dictionary_encode()
+        else:
+            columns[name] = column
+    return pa.table(columns)
+
+
+def _narrow(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    bounds = pc.min_max(column).as_py()
+    if bounds["min"] is None or -(2**31) < bounds["min"] <= bounds["max"] < 2**31:
+        return column.cast(pa.int32())
+    return column
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """`compact` undone."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_dictionary(column.type):
+            columns[name] = column.cast(pa.string())
+        else:
+            columns[name] = column.cast(pa.int64()) if column.type == pa.int32() else column
+    return pa.table(columns)

@@ -16,12 +16,12 @@ import ibis
 import ibis.expr.types as ir
 
 from mbrec.columns import BEHAVIOR, ITEM_ID, TIMESTAMP, USER_ID
-from mbrec.data_prep.engine import DuckEngine
+from mbrec.data_prep.engine import Engine
 from mbrec.errors import DataError, UsageError
 
 TRAIN, VALID, TEST = range(3)  # positions in `mbrec.columns.SPLITS`
 
-_MIN_HISTORY = 3  # rows of a user and behavior from which leave-one-out takes two away
+MIN_HISTORY = 3  # rows of a user and behavior from which leave-one-out takes two away
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Cuts:
     test: int | None
 
 
-def temporal_cuts(engine: DuckEngine, events: ir.Table, ratios: Ratios) -> Cuts:
+def temporal_cuts(engine: Engine, events: ir.Table, ratios: Ratios) -> Cuts:
     """Find the two global cuts in time.
 
     The validation part begins with the second of the row at ``floor(n · train share)`` in order
@@ -74,9 +74,7 @@ def temporal_cuts(engine: DuckEngine, events: ir.Table, ratios: Ratios) -> Cuts:
         DataError: Too many rows share the first second to leave a training part.
     """
     [row] = engine.fetch(events.agg(rows=events.count(), first=events.timestamp.min()))
-    total = ratios.train + ratios.valid + ratios.test
-    valid_at = math.floor(row["rows"] * ratios.train / total)
-    test_at = math.floor(row["rows"] * (ratios.train + ratios.valid) / total)
+    valid_at, test_at = places(ratios, row["rows"])
     seconds = events.group_by(TIMESTAMP).agg(rows=events.count())
     upto = seconds.rows.sum().over(ibis.cumulative_window(order_by=seconds.timestamp))
     seconds = seconds.mutate(upto=upto)
@@ -86,13 +84,30 @@ def temporal_cuts(engine: DuckEngine, events: ir.Table, ratios: Ratios) -> Cuts:
             test=seconds.timestamp.min(where=seconds.upto > test_at),
         )
     )
-    if cuts["valid"] is not None and cuts["valid"] <= row["first"]:
+    found = Cuts(**cuts)
+    check_cuts(found, ratios, row["first"], row["rows"])
+    return found
+
+
+def places(ratios: Ratios, rows: int) -> tuple[int, int]:
+    """Which of `rows` rows in order of time, from 0, begins the validation and the test part."""
+    total = ratios.train + ratios.valid + ratios.test
+    valid_at = math.floor(rows * ratios.train / total)
+    return valid_at, math.floor(rows * (ratios.train + ratios.valid) / total)
+
+
+def check_cuts(cuts: Cuts, ratios: Ratios, first: int, rows: int) -> None:
+    """Refuse cuts before which there is nothing.
+
+    Raises:
+        DataError: Too many rows share the first second to leave a training part.
+    """
+    if cuts.valid is not None and cuts.valid <= first:
         raise DataError(
-            f"A cut in time at {ratios} leaves no training rows: too many of the {row['rows']:,} "
-            f"rows have the first timestamp, {row['first']}.",
+            f"A cut in time at {ratios} leaves no training rows: too many of the {rows:,} "
+            f"rows have the first timestamp, {first}.",
             "Check the time column, or choose other --ratios or --split leave-one-out.",
         )
-    return Cuts(**cuts)
 
 
 def temporal(events: ir.Table, cuts: Cuts) -> ir.Table:
@@ -119,7 +134,7 @@ def leave_one_out(events: ir.Table) -> ir.Table:
     )
     place, history = ibis.row_number().over(latest), events.count().over(mine)
     part = ibis.cases(
-        (history < _MIN_HISTORY, TRAIN), (place == 0, TEST), (place == 1, VALID), else_=TRAIN
+        (history < MIN_HISTORY, TRAIN), (place == 0, TEST), (place == 1, VALID), else_=TRAIN
     )
     return events.mutate(split=part.cast("int8"))
 

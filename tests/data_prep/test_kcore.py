@@ -6,7 +6,6 @@ from pathlib import Path
 
 import ibis
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +20,8 @@ def survivors(folder: Path, events: list[Event], core: Core) -> tuple[set[Event]
     columns = list(zip(*events, strict=True))
     names = ("user_id", "item_id", "behavior")
     table = pa.table({name: list(column) for name, column in zip(names, columns, strict=True)})
-    pq.write_table(table, folder / "events.parquet")
     with DuckEngine(folder) as engine:
-        stored = engine.store(engine.parquet(folder / "events.parquet").drop("file_row_number"))
+        stored = engine.insert("events", table)
         numbered, rounds = core_filter(engine, stored, core)
         kept = engine.fetch(numbered.filter(numbered["filter"] == len(rounds)))
         every = engine.fetch(numbered.agg(n=ibis._.count(), top=ibis._["filter"].max()))

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import ibis.expr.types as ir
 import mutations
 import plain_parser
 from mutations import Make
@@ -19,10 +17,9 @@ from plain_parser import Event, Rules
 from mbrec.columns import SPLITS
 from mbrec.data_prep import sources
 from mbrec.data_prep.cascade import Cascade
-from mbrec.data_prep.cleaning import fields_of_lines, typed
-from mbrec.data_prep.engine import DuckEngine
 from mbrec.data_prep.layout import Layout, Log
 from mbrec.data_prep.lines import LineReader
+from mbrec.data_prep.parsing import Parser, schema_of, widened
 from mbrec.data_prep.sources.csv import Mapping
 
 
@@ -151,7 +148,7 @@ BY_NAME = {form.name: form for form in FORMATS}
 
 
 class Readers:
-    """mbrec's readers over one open engine. Use as a context manager.
+    """mbrec's readers. Use as a context manager.
 
     Args:
         folder: An empty folder.
@@ -159,7 +156,6 @@ class Readers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._engine = DuckEngine(folder)
 
     def __enter__(self) -> Readers:
         return self
@@ -170,7 +166,7 @@ class Readers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._engine.__exit__(kind, error, trace)
+        """Nothing is held open."""
 
     def differences(self, form: Format, content: bytes) -> list[str]:
         """Where mbrec's verdicts on the lines of a file are not those of the plain parser."""
@@ -201,10 +197,11 @@ class Readers:
         """Rows read, line → reason of the malformed, and the sound ones."""
         cascade = Cascade.choose(log, form.asked, explicit=False)
         reader = LineReader(layout)
-        with self._engine.lines(reader) as lines:
-            fields = fields_of_lines(lines, layout)
-            table = self._engine.store(typed(fields, layout, cascade.names, 0))
-        rows = self._fetched(table)
+        for _ in reader.blocks():
+            pass
+        with Parser(layout, cascade.names, 0, threads=1) as parser:
+            tables = [widened(table, schema_of([layout])) for table in parser.tables()]
+        rows = [row for table in tables for row in table.to_pylist()]
         names = (*cascade.names, "")
         bad = {row["line"]: row["reason"] for row in rows if row["reason"] is not None}
         good = Counter(
@@ -221,12 +218,6 @@ class Readers:
         if reader.rows != len(rows):
             raise AssertionError(f"{reader.rows} lines were given, {len(rows)} rows came out")
         return len(rows), bad, good
-
-    def _fetched(self, table: ir.Table) -> list[dict[str, Any]]:
-        try:
-            return self._engine.fetch(table)
-        finally:
-            self._engine.drop(table)
 
 
 def mutated_log(form: Format, lines: int, rng: random.Random) -> bytes:

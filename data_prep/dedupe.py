@@ -1,0 +1,193 @@
+"""Duplicates on arrays: one row per user, item and behavior, by sorting 64-bit keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mbrec.data_prep.ids import IntArray
+
+Numbers = npt.NDArray[Any]
+Columns = tuple[IntArray, IntArray, Numbers, "Numbers | None"]
+Deduplicated = tuple[IntArray, IntArray, Numbers, Numbers, Numbers]
+
+_BUCKET = 1 << 23  # rows that are sorted at a time
+_THREADS = 2  # each holds a bucket several times
+_SPLIT_BITS = 2
+_WORD = 63  # bits of a key that stay positive
+
+
+def deduplicate(columns: Columns, time: Numbers, *, unknown: int, last: bool) -> Deduplicated:
+    """One row per user, item and behavior, in that order.
+
+    Sorts O(N log N), bucket by bucket of users.
+
+    Args:
+        columns: Users, items (int32), behaviors and, if they count, splits (int8), from 0, (N,).
+        time: Seconds (N,), or `unknown`.
+        unknown: Stands for a time that is not known.
+        last: Take the last of several times, not the first.
+
+    Returns:
+        Users, items, behaviors, splits (0 if they do not count), and times. A row is that of the
+        first split; its time that of the first split with any.
+    """
+    clock = _Clock.of(time, unknown, last=last)
+    packing = _Packing.of(columns)
+    users = columns[0]
+
+    def work(bounds: tuple[int, int] | None) -> Deduplicated:
+        rows = None
+        if bounds is not None:
+            rows = np.flatnonzero((users >= bounds[0]) & (users < bounds[1]))
+        parts = tuple(c if c is None or rows is None else c[rows] for c in columns)
+        times = time if rows is None else time[rows]
+        return _bucket(packing, clock, parts, times)  # type: ignore[arg-type]
+
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(work, _buckets(users)))
+    if len(found) == 1:
+        return found[0]
+    columns_of = [list(pieces) for pieces in zip(*found, strict=True)]
+    found.clear()
+    joined = []
+    while columns_of:  # one at a time: what is joined is let go
+        joined.append(np.concatenate(columns_of.pop(0)))
+    return tuple(joined)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Times as numbers from 0, the one that is wanted first; unknown ones last."""
+
+    zero: int
+    limit: int
+    """Stands for unknown."""
+    unknown: int
+    last: bool
+
+    @classmethod
+    def of(cls, time: Numbers, unknown: int, *, last: bool) -> _Clock:
+        known = time[time != unknown] if time.dtype == np.int64 else time
+        low, high = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+        return cls(high if last else low, high - low + 1, unknown, last)
+
+    def wait(self, time: Numbers) -> Numbers:
+        """(N,) int64 from 0 to `limit`."""
+        seconds = time.astype(np.int64)
+        wait = self.zero - seconds if self.last else seconds - self.zero
+        if time.dtype == np.int64:
+            wait[seconds == self.unknown] = self.limit
+        return wait
+
+    def time(self, wait: Numbers, kind: np.dtype[Any]) -> Numbers:
+        """What `wait` came from."""
+        if kind != np.int64:
+            return (self.zero - wait if self.last else wait + self.zero).astype(kind)
+        seconds = self.zero - wait if self.last else wait + self.zero
+        return np.where(wait == self.limit, self.unknown, seconds)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """How many bits of a key its parts take: user, item, behavior, and the split, if any."""
+
+    item: int
+    behavior: int
+    split: int
+
+    @classmethod
+    def of(cls, columns: Columns) -> _Packing:
+        _, items, behavior, split = columns
+        bits = [int(part.max()).bit_length() if len(part) else 0 for part in (items, behavior)]
+        return cls(*bits, split=0 if split is None else _SPLIT_BITS)
+
+    def key(self, columns: Columns, base: int) -> Numbers:
+        """One number per row (N,) int64; users are counted from `base`."""
+        users, items, behavior, split = columns
+        key = users.astype(np.int64)
+        key -= base
+        key <<= self.item
+        key |= items
+        key <<= self.behavior
+        key |= behavior
+        if split is not None:
+            key <<= self.split
+            key |= split
+        return key
+
+    def columns(self, key: Numbers, base: int) -> tuple[IntArray, IntArray, Numbers, Numbers]:
+        """Users, items, behaviors and splits of keys."""
+        split = (key & ((1 << self.split) - 1)).astype(np.int8)
+        rest = key >> self.split
+        behavior = (rest & ((1 << self.behavior) - 1)).astype(np.int8)
+        rest >>= self.behavior
+        items = (rest & ((1 << self.item) - 1)).astype(np.int32)
+        rest >>= self.item
+        rest += base
+        return rest.astype(np.int32), items, behavior, split
+
+
+def _buckets(users: IntArray) -> Iterator[tuple[int, int] | None]:
+    """Ranges of users with about `_BUCKET` rows each; None: all at once."""
+    if len(users) <= _BUCKET:
+        yield None
+        return
+    rows = np.cumsum(np.bincount(users))
+    start = 0
+    while start < len(rows):
+        done = int(rows[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(rows, done + _BUCKET, side="right")))
+        yield start, stop
+        start = stop
+
+
+def _bucket(packing: _Packing, clock: _Clock, columns: Columns, time: Numbers) -> Deduplicated:
+    base = int(columns[0].min()) if len(columns[0]) else 0
+    key, wait = packing.key(columns, base), clock.wait(time)
+    key, wait = _earliest(key, wait, clock.limit)
+    users, items, behavior, split = packing.columns(key, base)
+    if packing.split:
+        starts = _starts(key >> packing.split)
+        wait = _first_known(wait, starts, clock.limit)
+        users, items, behavior, split = (c[starts] for c in (users, items, behavior, split))
+    return users, items, behavior, split, clock.time(wait, time.dtype)
+
+
+def _earliest(key: Numbers, wait: Numbers, limit: int) -> tuple[Numbers, Numbers]:
+    """Every key once, ascending, with the least of its times."""
+    bits = limit.bit_length()
+    if len(key) and int(key.max()).bit_length() + bits <= _WORD:
+        key <<= bits
+        key |= wait
+        key.sort()
+        wait = key & ((1 << bits) - 1)
+        key >>= bits
+        starts = _starts(key)
+        return key[starts], wait[starts]
+    order = np.argsort(key)
+    key = key[order]
+    starts = _starts(key)
+    least = np.minimum.reduceat(wait[order], starts) if len(starts) else wait
+    return key[starts], least
+
+
+def _starts(key: Numbers) -> Numbers:
+    """Where a run of equal keys begins."""
+    new = np.ones(len(key), dtype=bool)
+    np.not_equal(key[1:], key[:-1], out=new[1:])
+    return np.flatnonzero(new)
+
+
+def _first_known(wait: Numbers, starts: Numbers, limit: int) -> Numbers:
+    """The first time of each run that is known; `limit` if none is."""
+    none = len(wait)
+    places = np.where(wait < limit, np.arange(none), none)
+    first = np.minimum.reduceat(places, starts) if len(starts) else starts
+    found = wait[np.minimum(first, none - 1)] if none else wait
+    return np.where(first < none, found, limit)
