@@ -32,6 +32,7 @@ LOST = 75
 GRACE = 30.0
 """Seconds that the other ranks get to end by themselves when one has failed."""
 
+_COMMAND = (sys.executable, "-m", "mbrec")
 _LAST_GRACE = 5.0  # and then, from SIGTERM to SIGKILL
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _POLL = 0.05  # seconds
@@ -87,7 +88,7 @@ def launch(processes: int, arguments: Sequence[str], remedy: Callable[[], str]) 
                 _watch(ranks)
             finally:
                 for rank in ranks:
-                    rank.kill()
+                    rank.end()
         return _verdict(ranks, told.number, remedy)
 
 
@@ -99,6 +100,7 @@ class _Rank:
     process: subprocess.Popen[bytes]
     errors: IO[bytes] | None  # what it wrote to standard error; rank 0 writes to ours
     ended_by_us: bool = False
+    said: str = ""  # its error line, once it has ended
 
     @classmethod
     def start(
@@ -115,7 +117,7 @@ class _Rank:
         }
         errors = None if number == 0 else (folder / f"{number}.err").open("w+b")
         process = subprocess.Popen(
-            [sys.executable, "-m", "mbrec", *arguments],
+            [*_COMMAND, *arguments],
             env=environment,
             stdin=subprocess.PIPE,  # closes when this process ends, however: see `end_with_parent`
             stdout=None if number == 0 else subprocess.DEVNULL,
@@ -134,24 +136,21 @@ class _Rank:
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    def kill(self) -> None:
-        """End it if it still runs."""
+    def end(self) -> None:
+        """End it if it still runs, and take down its last words."""
         if self.process.poll() is None:
             self.ended_by_us = True
             self.process.kill()
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
-
-    def last_words(self) -> str:
-        """Its error line."""
         if self.errors is None:
-            return ""
+            return
         with self.errors as stream:
             stream.seek(0)
             lines = stream.read().decode(errors="replace").splitlines()
         found = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-        return (found or lines or [""])[-1]
+        self.said = (found or lines or [""])[-1]
 
 
 @dataclass
@@ -224,7 +223,7 @@ def _verdict(ranks: Sequence[_Rank], told: int, remedy: Callable[[], str]) -> in
         return int(codes[0])  # it has said why
     for rank in ranks[1:]:
         if rank.process.returncode not in (0, LOST) and not rank.ended_by_us:
-            said = rank.last_words() or f"it ended with code {rank.process.returncode}."
+            said = rank.said or f"it ended with code {rank.process.returncode}."
             raise RankError(f"Rank {rank.number} of {len(ranks)}: {said}", remedy())
     if any(codes):
         raise RankError(f"The {len(ranks)} ranks have lost each other.", remedy())
