@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,13 +35,16 @@ PLACE = re.compile(r"\bequation-(\d+)-here\b")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Draw blocks of mathematics, and enter the made pages into the navigation."""
+    """Draw blocks of mathematics, and enter pages that mkdocs.yml does not name."""
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
     fences["custom_fences"] = [{"name": "math", "class": "math", "format": math_block}]
     made = [path for path in command_pages.pages() if path.startswith(command_pages.FOLDER)]
     for entry in config.nav or []:
         if entry.get("Commands") == command_pages.FOLDER:
             entry["Commands"] = made
+    rest = {page.name for page in Path(config.docs_dir).glob("*.md")} - set(_entered(config.nav))
+    if config.nav and rest:
+        config.nav.append({"More": sorted(rest)})
     return config
 
 
@@ -129,6 +133,15 @@ def source_of(file: str, name: str) -> str:
     if ast.get_docstring(node) and first.end_lineno:
         del lines[first.lineno - node.lineno : first.end_lineno - node.lineno + 1]
     return "\n".join(line[node.col_offset :] for line in lines)
+
+
+def _entered(nav: Any) -> Iterator[str]:
+    """The pages of a navigation, however deep."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for part in nav.values() if isinstance(nav, dict) else nav or []:
+            yield from _entered(part)
 
 
 def _unlink(match: re.Match[str]) -> str:
