@@ -45,7 +45,7 @@ setup(
         "pandas>=2.2",
         "scipy>=1.11",
         "pyarrow>=16",
-        "duckdb>=1.1",
+        "duckdb>=1.5",
         "ibis-framework[duckdb]>=10",
         "click>=8.1",
         "pydantic>=2.7,<3",
@@ -59,6 +59,8 @@ setup(
         "ann": ["faiss-cpu>=1.8"],
         "report": ["jinja2>=3.1", "matplotlib>=3.8"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"],
+        # mbrec prep --engine spark; needs Java 17, too.
+        "spark": ["ibis-framework[pyspark]>=10", "pyspark>=4.0,<4.1"],
         "dev": [
             "pytest>=8",
             "pytest-cov>=5",

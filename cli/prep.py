@@ -99,7 +99,15 @@ def _column_options(function: _F) -> _F:
     show_default=True,
     help="Share of malformed rows above which it fails, e.g. 1% or 0.01.",
 )
-@click.option("--memory-limit", metavar="SIZE", help="E.g. 8GB  [default: 80% of the memory]")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "duckdb", "spark"]),
+    default="auto",
+    show_default=True,
+    help="auto: in memory, or on disk with DuckDB what does not fit; spark: on a cluster, too.",
+)
+@click.option("--spark-master", metavar="URL", help="E.g. spark://host:7077  [default: local[*]]")
+@click.option("--memory-limit", metavar="SIZE", help="E.g. 8GB  [default: 80% of what is free]")
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @_column_options
@@ -116,6 +124,7 @@ def command(as_json: bool, **given: Any) -> None:
       mbrec prep --source csv --input events.csv --out data/shop --time-format ms \
         --user-col visitorid --item-col itemid --behavior-col event --map view=click \
         --map addtocart=cart --map transaction=purchase --behaviors click,cart,purchase
+      mbrec prep --source ub --input 'logs/*.csv' --out data/ub --engine spark
     """
     from mbrec.data_prep.pipeline import prepare, summary
 
@@ -147,6 +156,8 @@ def _options(given: dict[str, Any]) -> PrepOptions:
         end=given["end"],
         preset=given["preset"],
         max_rejects=parse_share(given["max_rejects"]),
+        engine=given["engine"],
+        spark_master=given["spark_master"],
         memory_limit=None if limit is None else parse_bytes(limit),
         force=given["force"],
         mapping=_mapping(given),

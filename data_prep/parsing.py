@@ -70,6 +70,7 @@ class Parser:
 
     Attributes:
         rows: Rows given so far.
+        schema: Of a table with all columns.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Parser:
         self.layout, self._names, self._file = layout, names, file
         self.rows = 0
         self._threads = threads or _cores()
-        self._schema = schema_of([layout])
+        self.schema = schema_of([layout])
         self._plain = _Plain(layout, names) if _Plain.can_read(layout) else None
         settings = {
             "threads": str(self._threads),
@@ -150,16 +151,14 @@ class Parser:
                 first, last = members[0][0], members[-1][0]
                 tables.append(self._by_duckdb(Block(first.first, data, last.unended)))
             else:
-                tables += [
-                    widened(table, self._schema) for _, table in members if table is not None
-                ]
+                tables += [widened(table, self.schema) for _, table in members if table is not None]
         return pa.concat_tables(tables)
 
     def _by_duckdb(self, block: Block) -> pa.Table:
         cursor = self._duck.cursor()
         cursor.register("lines", batch_of(block, self.layout))
         try:
-            return cursor.sql(self._sql).to_arrow_table().cast(self._schema)
+            return cursor.sql(self._sql).to_arrow_table().cast(self.schema)
         finally:
             cursor.close()
 
@@ -173,7 +172,7 @@ class Parser:
             self._duck.execute(f"CREATE TEMP VIEW rows AS SELECT * FROM {source}")
             running = self._duck.sql(self._typed(fields_of_parquet(rows, self.layout)))
             for batch in running.to_arrow_reader(_ROWS):
-                yield pa.Table.from_batches([batch]).cast(self._schema)
+                yield pa.Table.from_batches([batch]).cast(self.schema)
         except duckdb.Error as error:
             why = (str(error).strip().splitlines() or ["no message"])[0]
             raise DataError(f"{path} cannot be read: {why}", "Write it again.") from error

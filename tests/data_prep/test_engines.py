@@ -1,0 +1,160 @@
+"""If these fail, a dataset depends on the engine that happened to prepare it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mbrec.data_prep import reading
+from mbrec.data_prep.dedupe import deduplicate
+from mbrec.data_prep.engine import DuckEngine
+from mbrec.data_prep.parsing import Parser, _Plain, widened
+from mbrec.data_prep.sources import describe
+from mbrec.data_prep.sources.csv import Mapping
+from mbrec.errors import DataError, UsageError
+
+Prep = Callable[..., Any]
+few = settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+numbers = st.sampled_from(["1", "2", "3", "12", "07", "0", "-4", " 5", "9.0", "x", "", "9" * 20])
+codes = st.sampled_from(["pv", "buy", "fav", "view"])
+times = st.sampled_from(["1511544000", "1511544001", "1511999999", "-5", "9" * 12, "0x1f"])
+odd_rows = st.tuples(numbers, numbers, codes, times).map(lambda r: f"{r[0]},{r[1]},7,{r[2]},{r[3]}")
+plain_rows = st.tuples(st.integers(1, 6), st.integers(1, 9), codes, st.integers(10**9, 10**9 + 9))
+sound = plain_rows.map(lambda r: f"{r[0]},{r[1]},7,{r[2].replace('view', 'cart')},{r[3]}")
+
+
+def same(prep: Prep, source: str, files: dict[str, str | bytes], **options: Any) -> None:
+    """Prepare with both engines; all that is on disk has to be the same, the manifest too."""
+    made: list[Any] = []
+    for engine in ("auto", "duckdb"):
+        try:
+            made.append(prep(source, files, engine=engine, **options))
+        except DataError as error:
+            made.append(type(error))
+    first, second = made
+    if isinstance(first, type) or isinstance(second, type):
+        assert first == second
+        return
+    for key in ("files", "content_hash", "funnel", "counts", "split", "behaviors"):
+        assert first.manifest[key] == second.manifest[key], key
+
+
+@few
+@given(
+    rows=st.lists(odd_rows | sound, min_size=1, max_size=40),
+    minimum=st.integers(0, 2),
+    core_on=st.sampled_from(["target", "any"]),
+    split=st.sampled_from(["temporal", "leave-one-out"]),
+    keep=st.sampled_from(["first", "last"]),
+)
+def test_memory_and_duckdb_give_the_same_bytes(
+    prep: Prep, rows: list[str], minimum: int, core_on: str, split: str, keep: str
+) -> None:
+    options: dict[str, Any] = {"min_user": minimum, "min_item": minimum, "core_on": core_on}
+    options |= {"split": split, "keep": keep, "behaviors": ("click", "purchase")}
+    same(prep, "ub", {"a.csv": "\n".join(rows) + "\n"}, max_rejects=1.0, **options)
+
+
+@few
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from(["7", "70", "007", "ü", "a b"]),
+            st.sampled_from(["-4", "3", "12"]),
+            st.sampled_from(["view", "buy"]),
+            st.integers(1, 6),
+            st.sampled_from(["train", "valid", "test"]),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    keep=st.sampled_from(["first", "last"]),
+)
+def test_texts_as_ids_and_given_splits_are_the_same_too(
+    prep: Prep, rows: list[Any], keep: str
+) -> None:
+    mapping = Mapping(split="part", behaviors=["view", "buy"])
+    head = "user_id,item_id,behavior,timestamp,part\n"
+    text = head + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    same(prep, "csv", {"a.csv": text}, mapping=mapping, keep=keep)
+
+
+def test_a_log_that_outgrows_the_memory_goes_on_in_duckdb(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(f"{n % 997},{n % 1009},1,buy,{10**9 + n % 60}\n" for n in range(30_000))
+    files = {f"{name}.csv": text for name in "ab"}
+    roomy = prep("ub", files, behaviors=("purchase",))
+    inserts: list[int] = []
+    insert = DuckEngine.insert
+
+    def counted(self: DuckEngine, name: str, rows: Any) -> Any:
+        inserts.append(len(rows))
+        return insert(self, name, rows)
+
+    monkeypatch.setattr(DuckEngine, "insert", counted)
+    monkeypatch.setattr(reading, "_AT_ONCE", 1)
+    tight = prep("ub", files, behaviors=("purchase",), memory_limit=10**6)
+    assert sum(inserts) == 60_000
+    assert tight.manifest["files"] == roomy.manifest["files"]
+
+
+@few
+@given(rows=st.lists(odd_rows | sound, min_size=1, max_size=30), size=st.integers(1, 60))
+def test_plain_lines_are_read_as_duckdb_reads_them(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[str], size: int
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "a.csv"
+    path.write_text("\n".join(["1,1,1,pv,1511544000", *rows]))
+    log = describe("ub", [path], Mapping(), None)
+    found = []
+    for plain in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mbrec.data_prep.parsing._PIECE", size)
+            if not plain:
+                patch.setattr(_Plain, "can_read", staticmethod(lambda layout: False))
+            with Parser(log.layouts[0], log.known, 0, threads=1) as parser:
+                tables = [widened(t, parser.schema) for t in parser.tables()]
+        found.append([row for table in tables for row in table.to_pylist()])
+    assert found[0] == found[1]
+
+
+def test_the_engine_is_named_right(prep: Prep) -> None:
+    with pytest.raises(UsageError, match="Did you mean duckdb"):
+        prep("ub", {"a.csv": ""}, engine="duckbd")
+    with pytest.raises(UsageError, match="Add --engine spark"):
+        prep("ub", {"a.csv": ""}, spark_master="spark://somewhere:7077")
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_duplicates_in_buckets_are_those_of_a_dictionary(
+    monkeypatch: pytest.MonkeyPatch, last: bool, wide: bool
+) -> None:
+    monkeypatch.setattr("mbrec.data_prep.dedupe._BUCKET", 40)
+    rng = np.random.default_rng(1)
+    rows = 400
+    users, items = (rng.integers(0, n, rows).astype(np.int32) for n in (30, 8))
+    behavior, part = (rng.integers(0, n, rows).astype(np.int8) for n in (3, 3))
+    # Times of more than 50 bits leave no room for them in a key.
+    time = rng.integers(-5, 5, rows) * (10**15 if wide else 1)
+    time[rng.random(rows) < 0.2] = unknown = np.iinfo(np.int64).min
+    found = deduplicate((users, items, behavior, part), time, unknown=unknown, last=last)
+    expected: dict[tuple[int, ...], tuple[int, int]] = {}
+    pick = max if last else min
+    columns = (users, items, behavior)
+    for key in sorted(set(zip(*(c.tolist() for c in columns), strict=True))):
+        mine = np.all([c == k for c, k in zip(columns, key, strict=True)], axis=0)
+        known = [time[mine & (part == p) & (time != unknown)].tolist() for p in range(3)]
+        first = next((seconds for seconds in known if seconds), [unknown])
+        expected[key] = int(part[mine].min()), pick(first)
+    rows_found = list(zip(*(c.tolist() for c in found), strict=True))
+    assert rows_found == [(*key, *value) for key, value in expected.items()]
