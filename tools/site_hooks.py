@@ -31,6 +31,7 @@ MATH = re.compile(r"\$`([^`]+)`\$")
 CODE = re.compile(r"^<!-- code: (\S+) (\S+) -->$", re.MULTILINE)
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)#]+?)(?:#[^)]*)?\)")
 REMARK = re.compile(r"^<!-- (?:given|not run|fails|file|prints)\b.*-->\n", re.MULTILINE)
+CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
 PLACE = re.compile(r"\bequation-(\d+)-here\b")
 
 
@@ -71,7 +72,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the equations where their marks stand."""
+    """Put the equations where their marks stand, and take the backslash that GitHub wants away."""
+    html = CELL.sub(lambda match: match[0].replace("\\|", "|"), html)
     return PLACE.sub(lambda match: page.meta["equations"][int(match[1])], html)
 
 
