@@ -38,7 +38,7 @@ class Columns:
         self.team, self.size = team, size
         bounds = [rank * size // team.ranks for rank in range(team.ranks + 1)]
         self._slices = [slice(*pair) for pair in pairwise(bounds)]
-        self._width = max(part.stop - part.start for part in self._slices)
+        self._counts = [stop - start for start, stop in pairwise(bounds)]
 
     @property
     def own(self) -> slice:
@@ -48,7 +48,7 @@ class Columns:
     @property
     def count(self) -> int:
         """How many those are."""
-        return self.own.stop - self.own.start
+        return self._counts[self.team.rank]
 
     @property
     def split(self) -> bool:
@@ -146,11 +146,11 @@ class Columns:
         """
         if not self.split:
             return part
-        padded = torch.nn.functional.pad(part.detach(), (0, self._width - part.shape[-1]))
+        padded = torch.nn.functional.pad(part.detach(), (0, max(self._counts) - part.shape[-1]))
         found = self.team.gather_first(padded) if first_only else self.team.gather(padded)
         if found is None:
             return None
-        columns = [found[rank][..., : s.stop - s.start] for rank, s in enumerate(self._slices)]
+        columns = [found[rank][..., :count] for rank, count in enumerate(self._counts)]
         return torch.cat(columns, dim=-1)
 
 

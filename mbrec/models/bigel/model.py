@@ -217,7 +217,7 @@ class Bigel(TrainedMethod):
         return found
 
     def enhance(
-        self, behavior: str, side: Side, own: Tensor, target: Tensor, context: Tensor | None
+        self, behavior: str, side: Side, own: Tensor, target: Tensor, context: Tensor | None = None
     ) -> Tensor:
         """The embeddings that score `behavior`: e^(b_K) for the target, else e'' (eq. 5-9).
 
@@ -258,17 +258,15 @@ class Bigel(TrainedMethod):
             flat = index.flatten()
             # Gates and projections run for the rows of the batch, or for every node where the batch
             # has more rows than there are nodes.
-            rows, whole = self.columns.rows, self.columns.whole
+            every = [own, target, *([context] if context is not None and self.config.gce else [])]
             if behavior == self.target:
-                found = rows(own, flat)
+                found = self.columns.rows(own, flat)
             elif len(flat) >= len(own):
-                context = None if context is None else whole(context)
-                found = self.enhance(behavior, side, whole(own), whole(target), context)
-                found = found.index_select(0, flat)
+                whole = [self.columns.whole(table) for table in every]
+                found = self.enhance(behavior, side, *whole).index_select(0, flat)
             else:
-                context = None if context is None else rows(context, flat)
-                own, target = rows(own, flat), rows(target, flat)
-                found = self.enhance(behavior, side, own, target, context)
+                parts = [self.columns.rows(table, flat) for table in every]
+                found = self.enhance(behavior, side, *parts)
             embeddings[behavior] = found.view(*index.shape, -1)
         return embeddings
 
