@@ -40,7 +40,7 @@ NEEDED = {
     "serving.md": ("faiss", "fastapi", "uvicorn", "prometheus_client"),
     "inspect.md": ("tensorboard", "mlflow", "wandb"),
     "faq.md": ("tensorboard",),
-    "tuning.md": ("optuna",),
+    "tuning.md": ("optuna", "matplotlib", "jinja2"),
     "report.md": ("jinja2", "matplotlib"),
 }
 
