@@ -71,7 +71,7 @@ class SparkEngine(Engine):
         self._master = master or "local[*]"
         self._create = f"CREATE TABLE {{name}} USING parquet LOCATION '{self._quoted}/{{name}}'"
         self._made: set[str] = set()
-        self._spark, self._ours = _session(self._master, self._folder)
+        self._spark, self._ours = open_session(self._master, self._folder)
 
     def __enter__(self) -> SparkEngine:
         return self
@@ -175,8 +175,16 @@ class SparkEngine(Engine):
             raise readable(error, self._master) from error
 
 
-def _session(master: str, folder: Path) -> tuple[Any, bool]:
-    """A session, and whether it was made here."""
+def open_session(master: str, folder: Path) -> tuple[Any, bool]:
+    """A session of Spark, and whether it was made here.
+
+    Args:
+        master: See `SparkEngine`.
+        folder: Where its spill and its log go.
+
+    Raises:
+        DeviceError: pyspark or Java is missing, or the master cannot be reached.
+    """
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:

@@ -81,6 +81,8 @@ def make_prep(folder: Path) -> Callable[..., Prepared]:
             (place / name).write_bytes(data)
         out = folder / f"{place.name}.prepared"
         recorder = Recorder()
+        if "inputs" not in options:
+            run.last = place  # type: ignore[attr-defined]
         options.setdefault("inputs", (str(place),))
         return Prepared(prepare(PrepOptions(source, out=out, **options), recorder), recorder)
 
