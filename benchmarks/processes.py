@@ -45,7 +45,7 @@ def serve(pipe: Connection, environment: Mapping[str, str], data: str, config: A
         for count in iter(pipe.recv, 0):
             start, sent, loss = time.perf_counter(), team.sent, 0.0
             for _ in range(count):
-                loss = steps()
+                loss = float(steps())
             spent = time.perf_counter() - start
             pipe.send((loss, spent / count, (team.sent - sent) // count))
 

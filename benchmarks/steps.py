@@ -53,9 +53,8 @@ class Steps:
     ) -> None:
         self.relations, self.num_users, self.num_items = relations, num_users, num_items
         self.device, config = torch.device(device), settings.train
-        self.graph = build_graph(relations, num_users, num_items)
         if settings.engine == "dgl":
-            engine: Any = DglEngine(self.graph, device)
+            engine: Any = DglEngine(build_graph(relations, num_users, num_items), device)
         else:
             engine = TorchEngine(relations, num_users, num_items, device)
         context = Context(
@@ -82,21 +81,25 @@ class Steps:
         )
         self._batches = self._endless(settings.seed)
         self.parts: dict[str, list[float]] = defaultdict(list)
+        self.in_parts = True  # wait for the device after each part, to time it
 
-    def __call__(self) -> float:
-        """One step; returns its loss."""
+    def __call__(self) -> Tensor:
+        """One step; returns its loss, for which nobody has to wait."""
         batch = self._timed("sampling", lambda: next(self._batches))
         state = self._timed("propagation", self.method.propagate)
         total = self._timed("losses", lambda: self._loss(state, batch))
         self.optimizer.zero_grad(set_to_none=True)
         self._timed("backward", total.backward)
         self._timed("optimizer", self.optimizer.step)
-        return float(total.detach())
+        loss: Tensor = total.detach()
+        return loss
 
     def _loss(self, state: Any, batch: Batch) -> Tensor:
         return torch.stack(list(self.method.losses(state, batch).values())).sum()
 
     def _timed(self, part: str, work: Callable[[], Any]) -> Any:
+        if not self.in_parts:
+            return work()
         start = time.perf_counter()
         result = work()
         self.wait()
@@ -152,9 +155,10 @@ def sparse_floor(steps: Steps, layers: Mapping[str, int], size: int) -> Callable
         size: d.
     """
     copy_sum = dgl().ops.copy_u_sum
+    graph = build_graph(steps.relations, steps.num_users, steps.num_items)
     user, item = (torch.randn(n, size) for n in (steps.num_users, steps.num_items))
     graphs = [
-        (steps.graph[edge_type(name)], steps.graph[reverse_edge_type(name)], 2 * count)
+        (graph[edge_type(name)], graph[reverse_edge_type(name)], 2 * count)
         for name, count in layers.items()
     ]
 
