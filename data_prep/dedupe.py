@@ -104,8 +104,10 @@ class _Packing:
     @classmethod
     def of(cls, columns: Columns) -> _Packing:
         _, items, behavior, split = columns
-        bits = [int(part.max()).bit_length() if len(part) else 0 for part in (items, behavior)]
-        return cls(*bits, split=0 if split is None else _SPLIT_BITS)
+        item, code = (
+            int(part.max()).bit_length() if len(part) else 0 for part in (items, behavior)
+        )
+        return cls(item, code, 0 if split is None else _SPLIT_BITS)
 
     def key(self, columns: Columns, base: int) -> Numbers:
         """One number per row (N,) int64; users are counted from `base`."""

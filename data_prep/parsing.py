@@ -81,7 +81,7 @@ class Parser:
         self._threads = threads or _cores()
         self.schema = schema_of([layout])
         self._plain = _Plain(layout, names) if _Plain.can_read(layout) else None
-        settings = {
+        settings: dict[str, str | bool | int | float | list[str]] = {
             "threads": str(self._threads),
             # By default it fetches an extension from the network when a query seems to want one.
             "autoinstall_known_extensions": "false",

@@ -21,6 +21,7 @@ from mbrec.backend import dgl
 from mbrec.columns import GLOBAL, ITEM, USER
 
 IntArray = npt.NDArray[np.int32]
+_PROBE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,12 @@ def build_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) 
 
 def save_graph(graph: Any, path: Path) -> None:
     """Write `graph` to `path` in DGL's own binary format."""
-    dgl().save_graphs(str(path), [graph])  # a Path is refused
+    try:
+        dgl().save_graphs(str(path), [graph])  # a Path is refused
+    except Exception:
+        with path.open("ab") as file:  # DGL does not say why it could not write; Python does
+            file.write(b"\0" * _PROBE)
+        raise
 
 
 def load_graph(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -14,7 +15,10 @@ import pytest
 from mbrec.data_prep.engine import DuckEngine
 from mbrec.data_prep.options import PrepOptions
 from mbrec.data_prep.pipeline import Listener, prepare
-from mbrec.dataset import INTERACTIONS, PreparedDataset
+from mbrec.dataset import GRAPH, INTERACTIONS, PreparedDataset
+from mbrec.errors import DataError
+
+_KEYS = ("content_hash", "inputs", "funnel", "counts", "split", "behaviors", "options")
 
 Row = tuple[Any, Any, str, int | None, str]  # user id, item id, behavior, timestamp, split
 
@@ -95,3 +99,51 @@ def engine(tmp_path: Path) -> Iterator[DuckEngine]:
     folder.mkdir()
     with DuckEngine(folder) as opened:
         yield opened
+
+
+@pytest.fixture
+def same(prep: Callable[..., Prepared]) -> Callable[..., Prepared | None]:
+    """Prepare with two engines, and compare: ``same(("auto", "spark"), "ub", {"a.csv": "…"})``."""
+    return functools.partial(compare, prep)
+
+
+def compare(
+    prep: Callable[..., Any],
+    engines: tuple[str, str],
+    source: str,
+    files: dict[str, str | bytes],
+    **options: Any,
+) -> Any:
+    """Prepare the same files with both; all that is on disk has to be the same to the byte.
+
+    Returns:
+        What the first made; None if both refused the log for the same reason.
+    """
+    made: list[Any] = []
+    place: tuple[str, ...] | None = None
+    for engine in engines:
+        given = {**options, "engine": engine}
+        if place is not None:
+            given["inputs"] = place
+        try:
+            made.append(prep(source, {} if place else files, **given))
+        except DataError as error:
+            made.append(str(error))
+        place = (str(prep.last),)  # type: ignore[attr-defined]
+    first, second = made
+    if isinstance(first, str) or isinstance(second, str):
+        assert first == second
+        return None
+    for key in _KEYS:
+        assert first.manifest[key] == second.manifest[key], key
+    assert _hashes(first) == _hashes(second)
+    assert first.notes == second.notes
+    names = {path.name for path in Path(first.dataset.path).iterdir()}
+    assert names == {path.name for path in Path(second.dataset.path).iterdir()}
+    return first
+
+
+def _hashes(made: Any) -> dict[str, str]:
+    """Of all files but the graph's: DGL leaves bytes of it undefined."""
+    files: dict[str, str] = made.manifest["files"]
+    return {name: digest for name, digest in files.items() if name != GRAPH}
