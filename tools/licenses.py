@@ -29,6 +29,7 @@ NAMES = {
     "apache license 2.0": "Apache-2.0",
     "apache license, version 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0",
+    "http://www.apache.org/licenses/license-2.0": "Apache-2.0",
     "3-clause bsd license": "BSD-3-Clause",
     "bsd license": "BSD",
     "mit license": "MIT",

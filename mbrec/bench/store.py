@@ -11,7 +11,6 @@ A cell's file is written when everything else of the cell is there, so what is i
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 from mbrec import config as configuration
 from mbrec import metrics
 from mbrec.bench.plan import Cell
-from mbrec.errors import ArtefactError, UsageError
+from mbrec.errors import ArtefactError
 from mbrec.files import read_json, refuse_existing, write_json
+from mbrec.locks import locked
 
 MARKER = "bench.json"
 SCHEMA_VERSION = 1
@@ -61,7 +61,8 @@ class Store:
             description: What is asked for, for `bench.json`.
 
         Raises:
-            UsageError: The folder holds other things, or another bench is at work in it.
+            UsageError: The folder holds other things.
+            BusyError: Another bench is at work in it.
             ArtefactError: It was written by another version.
         """
         if (self.path / MARKER).is_file():
@@ -75,13 +76,7 @@ class Store:
             refuse_existing(self.path, force=True, marker=MARKER)
         for folder in ("cells", "users", "runs"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UsageError(
-                    f"Another bench is at work in {self.path}.", "Wait, or choose another --out."
-                ) from error
+        with locked(self.path):
             write_json(self.path / MARKER, {"schema_version": SCHEMA_VERSION, **description})
             yield
 

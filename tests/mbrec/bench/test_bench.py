@@ -20,7 +20,7 @@ from mbrec.bench.plan import Cell, make_plan
 from mbrec.bench.spec import BenchSpec
 from mbrec.bench.store import Store, _serves
 from mbrec.dataset import PreparedDataset
-from mbrec.errors import UsageError
+from mbrec.errors import BusyError, UsageError
 from mbrec.metrics import FloatArray
 from mbrec.significance import holm, paired
 
@@ -282,7 +282,7 @@ def test_a_folder_of_something_else_and_one_in_use_are_refused(
     with pytest.raises(UsageError, match="holds other things"):
         run_bench(make_spec(), tmp_path / "photos", jobs=0)
     store = Store(tmp_path / "out")
-    with store.opened({}), pytest.raises(UsageError, match="Another bench is at work"):
+    with store.opened({}), pytest.raises(BusyError, match="is being written by process"):
         run_bench(make_spec(), tmp_path / "out", jobs=0)
     with pytest.raises(UsageError, match="no method 'bigl'"):
         run_bench(make_spec(), tmp_path / "out", jobs=0, only=["bigl"])
