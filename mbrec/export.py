@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mbrec.columns import BEHAVIOR, ITEM_ID, RANK, SCORE, SPLITS, USER_ID
+from mbrec.columns import SPLITS
 from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
 from mbrec.files import atomic_path
 from mbrec.graph import merge
+from mbrec.list_tables import Ids, rows_of, schema_of
 from mbrec.locks import locked
 from mbrec.parallel.ranking import top_k_together
 from mbrec.parallel.team import ALONE, Team
@@ -41,13 +40,6 @@ _STEP_USERS = 256  # whole tiles, see `mbrec.ranking`
 _NAMED = 5  # unknown users that are named
 
 log = logging.getLogger(__name__)
-
-
-class Ids(NamedTuple):
-    """The shop's ids of users and items, by position."""
-
-    users: pa.Array
-    items: pa.Array
 
 
 @dataclass(frozen=True)
@@ -183,9 +175,9 @@ def write_lists(
     """
     rows, short = 0, 0
     open_writer = table_writer(out, spreadsheet=spreadsheet)
-    with atomic_path(out) as temporary, open_writer(temporary, _schema(ids)) as write:
+    with atomic_path(out) as temporary, open_writer(temporary, schema_of(ids)) as write:
         for behavior, batch, best in _ranked(user_idx, k, lists, progress, team):
-            table = _table(ids, behavior, batch, best)
+            table = rows_of(ids, behavior, batch, best)
             write(table)
             rows += len(table)
             short += int((best.items[:, -1] < 0).sum())
@@ -291,30 +283,3 @@ def _steps(user_idx: Tensor, k: int) -> Iterator[tuple[int, Tensor]]:
     step = max(_STEP_ROWS // (k * _STEP_USERS), 1) * _STEP_USERS
     for start in range(0, len(user_idx), step):
         yield start, user_idx[start : start + step]
-
-
-def _schema(ids: Ids) -> pa.Schema:
-    return pa.schema(
-        [
-            (USER_ID, ids.users.type),
-            (BEHAVIOR, pa.string()),
-            (RANK, pa.int32()),
-            (ITEM_ID, ids.items.type),
-            (SCORE, pa.float32()),
-        ]
-    )
-
-
-def _table(ids: Ids, behavior: str, users: Tensor, best: TopK) -> pa.Table:
-    """The rows of some users' lists."""
-    items, scores = best.items.cpu().numpy(), best.scores.cpu().numpy()
-    filled = items >= 0
-    row, rank = np.nonzero(filled)
-    columns = [
-        ids.users.take(pa.array(users.numpy()[row])),
-        pa.repeat(pa.scalar(behavior), len(row)),
-        pa.array(rank + 1, pa.int32()),
-        ids.items.take(pa.array(items[filled])),
-        pa.array(scores[filled]),
-    ]
-    return pa.table(columns, schema=_schema(ids))

@@ -20,7 +20,6 @@ from mbrec.device import pick_device
 from mbrec.errors import DataError
 from mbrec.export import (
     ExcludeSeen,
-    Ids,
     Progress,
     alone,
     known_behaviors,
@@ -29,6 +28,7 @@ from mbrec.export import (
 )
 from mbrec.folding import FoldIn
 from mbrec.graph import Pairs, merge
+from mbrec.list_tables import Ids
 from mbrec.ranking import Exclusion
 from mbrec.run import Run
 from mbrec.scoring import Scorer

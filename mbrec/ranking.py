@@ -11,8 +11,7 @@ than the matrix product.
 kind of device alone; `user_batch` and `item_block` only say how many tiles are ranked at a time.
 Every score thus comes from the same call of the scorer whatever they are, and the result is equal
 to the last bit. Asking for *other users*, or with another number of threads, may compute a score in
-another place of a product; whether it keeps its last bit then is up to the library that multiplies
-(MKL did in our tests).
+another place of a product; its last bit is then up to the library that multiplies (MKL kept it).
 """
 
 from __future__ import annotations

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import UsageError
 from mbrec.files import refuse_existing, write_text
 from mbrec.locks import LOCK
+from mbrec.parallel.team import Team
 from mbrec.run import CONFIG, RUN, write_run_info
+from mbrec.versions import versions
 
 
 def refuse_run(out: Path, force: bool) -> None:
@@ -42,3 +47,18 @@ def start(out: Path, dataset: PreparedDataset, settings: Settings, info: Mapping
 def write_settings(out: Path, settings: Settings) -> None:
     """Write `config.toml`."""
     write_text(out / CONFIG, settings.to_toml())
+
+
+def first_info(settings: Settings, device: torch.device, team: Team) -> dict[str, Any]:
+    """What `run.json` says of a training before its first step."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "model": settings.method,
+        "seed": settings.seed,
+        "engine": settings.engine,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        **({"processes": team.ranks} if team.ranks > 1 else {}),
+        "versions": versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

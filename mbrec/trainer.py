@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -29,6 +30,9 @@ BEST = "best.safetensors"
 
 Validate = Callable[[TrainedMethod], Mapping[str, float]]
 """Behavior → validation metric, for the behaviors with validation rows."""
+
+Stop = AbstractContextManager[Callable[[], bool]]
+"""Entered around the training steps; what it gives says whether to save and stop."""
 
 
 class Observer(Protocol):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +36,14 @@ from mbrec.parallel.ranking import WholeFactors
 from mbrec.parallel.team import ALONE, Team
 from mbrec.randomness import generator
 from mbrec.resuming import check_resumable, origin_of
-from mbrec.run import (
-    CHECKPOINTS,
-    METRICS,
-    Run,
-    finish_run,
-)
+from mbrec.run import CHECKPOINTS, METRICS, Run, finish_run
 from mbrec.sampling import BatchSampler
-from mbrec.starting import refuse_run, start, write_settings
+from mbrec.starting import first_info, refuse_run, start, write_settings
 from mbrec.storage import storage_errors
-from mbrec.trainer import LAST, Observer, Silent, Trainer
-from mbrec.versions import versions
+from mbrec.trainer import LAST, Observer, Silent, Stop, Trainer
 from mbrec.weighting import TaskWeighting, make_weighting
 
 VISIBLE: tuple[Split, ...] = ("train", "valid")  # training never sees a test row
-
-Stop = AbstractContextManager[Callable[[], bool]]
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +116,7 @@ def _train(
     device = pick_device(settings.device)
     method = build_method(dataset, settings, device, team)
     weighting = _weighting(method, dataset, settings, team)
-    info = _info(settings, device, team)
+    info = first_info(settings, device, team)
     # Written at the end, read now: by then the dataset may be gone.
     _ = dataset.user_ids, dataset.item_ids
     if not resume and team.first:
@@ -153,9 +144,8 @@ def _finish(
     scorers = method.scorers()
     columns = method.columns if isinstance(method, TrainedMethod) else Columns()
     whole = WholeFactors(scorers, columns)
-    info["valid"] = (
-        evaluate(whole, dataset, "valid", team=team).summary() if _held_out(dataset) else None
-    )
+    result = evaluate(whole, dataset, "valid", team=team) if _held_out(dataset) else None
+    info["valid"] = result.summary() if result is not None else None
 
     def save(tensors: Mapping[str, Tensor], path: Path | None) -> None:
         tensor_file.write(path, tensors, dict.fromkeys(tensors, columns))
@@ -307,17 +297,3 @@ def _sparse(dataset: PreparedDataset) -> list[Finding]:
 
 def _held_out(dataset: PreparedDataset) -> list[str]:
     return [name for name in dataset.behaviors if len(dataset.pairs(name, "valid"))]
-
-
-def _info(settings: Settings, device: torch.device, team: Team) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "model": settings.method,
-        "seed": settings.seed,
-        "engine": settings.engine,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        **({"processes": team.ranks} if team.ranks > 1 else {}),
-        "versions": versions(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

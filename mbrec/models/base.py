@@ -12,23 +12,25 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
-from mbrec.losses import bpr
 from mbrec.memory import require_memory
+from mbrec.models.terms import PerBehavior as PerBehavior
+from mbrec.models.terms import base_l2 as base_l2
+from mbrec.models.terms import bpr_terms as bpr_terms
+from mbrec.models.terms import gather as gather
+from mbrec.models.terms import pair_scores as pair_scores
 from mbrec.parallel.columns import Columns
 from mbrec.parallel.team import ALONE, Team
-from mbrec.propagation import Engine, Nodes, Relation
+from mbrec.propagation import Engine, Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
 
 Initializer = Literal["normal", "xavier"]
 
-PerBehavior = NonNegativeFloat | dict[str, NonNegativeFloat]
-"""One weight, or a table of behavior → weight; a behavior that the table does not name has 0."""
 Times = npt.NDArray[np.int64]  # (E,)
 
 
@@ -265,92 +267,3 @@ def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ..
             "Give one number per behavior, or a single one for all.",
         )
     return tuple(setting)
-
-
-def gather(table: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
-    """Rows of one table for several index lists, by one lookup.
-
-    The backward of every lookup fills and adds a gradient as large as the table; one lookup for all
-    behaviors does so once.
-
-    Args:
-        table: (N, d).
-        rows: Index tensors of any shapes.
-
-    Returns:
-        One tensor per index list, of its shape plus (d,).
-    """
-    flat = [index.flatten() for index in rows]
-    found = torch.split(table.index_select(0, torch.cat(flat)), [len(index) for index in flat])
-    return [part.view(*index.shape, -1) for part, index in zip(found, rows, strict=True)]
-
-
-def pair_scores(user: Tensor, items: Tensor) -> Tensor:
-    """Inner products of every user with her items, (B, M), from (B, d) and (B, M, d)."""
-    return torch.bmm(items, user.unsqueeze(2)).squeeze(2)
-
-
-def bpr_terms(
-    embeddings: Mapping[str, Nodes], batch: Batch, columns: Columns | None = None
-) -> dict[str, Tensor]:
-    """The BPR loss of every behavior from embeddings of its own, as terms "bpr/<behavior>".
-
-    Args:
-        embeddings: Behavior → embeddings of all nodes, (U, d) and (I, d).
-        batch: Behavior → its triples.
-        columns: Those of the embeddings; all by default.
-    """
-    scores = []
-    for behavior, triples in batch.items():
-        (user,) = gather(embeddings[behavior].user, [triples.user_idx])
-        (items,) = gather(embeddings[behavior].item, [triples.items])
-        scores.append(pair_scores(user, items))  # (B, 1+N)
-    summed = columns.total(scores) if columns is not None else scores
-    return {
-        f"bpr/{behavior}": bpr(found[:, 0], found[:, 1:])
-        for behavior, found in zip(batch, summed, strict=True)
-    }
-
-
-def base_l2(
-    user_emb: Tensor,
-    item_emb: Tensor,
-    batch: Batch,
-    weights: PerBehavior = 1.0,
-    columns: Columns | None = None,
-) -> Tensor:
-    """½ ‖e⁰‖² of the batch's rows, per behavior averaged over its pairs, summed over behaviors.
-
-    Args:
-        user_emb: (U, d).
-        item_emb: (I, d).
-        batch: Behavior → its triples, at least one.
-        weights: β, or β per behavior.
-        columns: Those of the embeddings; all by default.
-
-    Returns:
-        A scalar.
-    """
-    users = [triples.user_idx for triples in batch.values()]
-    items = [triples.items for triples in batch.values()]
-    shares = [0.5 / len(rows) for rows in users]
-    factor = 1.0
-    if isinstance(weights, Mapping):
-        shares = [s * weights.get(b, 0.0) for b, s in zip(batch, shares, strict=True)]
-    else:
-        factor = weights
-    found = _weighted_l2(user_emb, users, shares) + _weighted_l2(item_emb, items, shares)
-    return factor * (columns.total([found])[0] if columns is not None else found)
-
-
-def _weighted_l2(table: Tensor, rows: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Σ over index lists of share · Σ ‖row‖²."""
-    flat = torch.cat([index.flatten() for index in rows])
-    weights = torch.cat(
-        [table.new_full((index.numel(),), share) for index, share in zip(rows, shares, strict=True)]
-    )
-    if len(flat) < len(table):
-        table = table.index_select(0, flat)
-    else:  # more rows than there are nodes: each node once, by how often it stands there
-        weights = table.new_zeros(len(table)).index_add_(0, flat, weights)
-    return torch.dot(weights, torch.einsum("nd,nd->n", table, table))
