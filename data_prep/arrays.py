@@ -45,6 +45,7 @@ class ArrayStages:
         self._behavior: Numbers = _joined(tables, BEHAVIOR)  # (N,) int8
         self._split: Numbers = _joined(tables, SPLIT)  # (N,) int8
         self._time = _times(tables)  # (N,) int32 or int64
+        self._complete = True  # every id has a row
         tables.clear()
 
     def filter(
@@ -156,6 +157,10 @@ class ArrayStages:
 
     def _renumber(self, *, as_numbers: bool = False) -> None:
         """Leave out the users and items of whom no row is left."""
+        texts = any(pa.types.is_string(known.type) for known in (self._user_ids, self._item_ids))
+        if self._complete and not (texts and as_numbers):
+            return
+        self._complete = True
         self._user_ids, self._users = ids.renumbered(
             self._user_ids, self._users, as_numbers=as_numbers
         )
@@ -166,6 +171,7 @@ class ArrayStages:
     def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
         if kept.all():
             return
+        self._complete = False
         self._users, self._items = self._users[kept], self._items[kept]
         self._behavior, self._split = self._behavior[kept], self._split[kept]
         self._time = self._time[kept]
@@ -212,8 +218,12 @@ def _last(number: Numbers, codes: ids.IntArray, count: int, filters: int) -> Num
     """How many ids got to filter 0, 1 …, and no further; the last: through all."""
     reached = np.full(count, -1, dtype=np.int32)
     for place in range(filters + 1):
-        here = codes if filters == 0 else codes[number == place]
-        reached[here] = place
+        here = number == place
+        rows = np.count_nonzero(here)
+        if rows == len(number):
+            reached[:] = place  # there is no id without a row
+        elif rows:
+            reached[codes[here]] = place
     return np.bincount(reached[reached >= 0], minlength=filters + 1)
 
 
