@@ -25,8 +25,9 @@ from logs import random_pairs
 from scipy.sparse import csr_matrix
 from turns import Times, goal, in_turns, machine
 
-from mbrec.export import Ids, write_lists
+from mbrec.export import write_lists
 from mbrec.graph import Pairs
+from mbrec.list_tables import Ids
 from mbrec.ranking import Exclusion, TopK, top_k
 from mbrec.scoring import Factors
 
