@@ -82,9 +82,13 @@ class Columns:
             own[start:stop] = chunk[:, self.own]
         return own
 
-    def rows(self, table: Tensor, index: Tensor) -> Tensor:
-        """Some rows as a whole, (B, d), of a table with own columns (N, d / R); differentiable."""
-        return self.whole(table.index_select(0, index))
+    def rows(self, tables: Sequence[Tensor], index: Tensor) -> list[Tensor]:
+        """Some rows as a whole, (B, d), of tables with own columns (N, d / R); differentiable."""
+        return self.wholes([table.index_select(0, index) for table in tables])
+
+    def wholes(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """`whole` of several tensors of one shape, in one exchange."""
+        return list(self.whole(torch.stack(list(parts))).unbind(0)) if self.split else list(parts)
 
     def whole(self, part: Tensor) -> Tensor:
         """All columns, (…, d), of rows with own columns (…, d / R); differentiable.

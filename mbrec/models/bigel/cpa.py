@@ -43,10 +43,6 @@ class ContrastivePreferenceAlignment:
             (own.item, global_context.item, triples.positive),
         ):
             nodes = torch.unique(rows)
-            total = total + info_nce(
-                self._columns.rows(view, nodes),
-                self._columns.rows(context, nodes),
-                self._temperature,
-                cosine=self._cosine,
-            )
+            own_rows, context_rows = self._columns.rows((view, context), nodes)
+            total = total + info_nce(own_rows, context_rows, self._temperature, cosine=self._cosine)
         return total

@@ -201,9 +201,7 @@ class Bigel(TrainedMethod):
                 key = self.key(behavior, side)
                 own, target, _ = _tables(state, behavior, self.target, side)
                 every = max(1, len(own) // GATE_SAMPLE)
-                own, target = (
-                    self.columns.whole(table[::every].contiguous()) for table in (own, target)
-                )
+                own, target = self.columns.wholes([own[::every], target[::every]])
                 if self.config.cgf:
                     feedback = self.cgf[key]
                     assert isinstance(feedback, CascadingGatedFeedback)
@@ -260,13 +258,12 @@ class Bigel(TrainedMethod):
             # has more rows than there are nodes.
             every = [own, target, *([context] if context is not None and self.config.gce else [])]
             if behavior == self.target:
-                found = self.columns.rows(own, flat)
+                (found,) = self.columns.rows([own], flat)
             elif len(flat) >= len(own):
-                whole = [self.columns.whole(table) for table in every]
+                whole = self.columns.wholes(every)
                 found = self.enhance(behavior, side, *whole).index_select(0, flat)
             else:
-                parts = [self.columns.rows(table, flat) for table in every]
-                found = self.enhance(behavior, side, *parts)
+                found = self.enhance(behavior, side, *self.columns.rows(every, flat))
             embeddings[behavior] = found.view(*index.shape, -1)
         return embeddings
 

@@ -85,7 +85,8 @@ def test_rows_are_whole_and_the_gradient_is_that_of_one_process(
     def step(team: Team) -> tuple[Tensor, Tensor]:
         columns = Columns(team, size)
         own = table[:, columns.own].clone().requires_grad_()
-        mixed = (columns.rows(own, index) @ weights).square().sum()
+        first, second = columns.rows([own, own], index)
+        mixed = (first @ weights * second).square().sum()
         (inner,) = columns.total([(own * own).sum(1)])
         total = mixed + inner.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
