@@ -80,6 +80,21 @@ def chatter_into(path: Path) -> Iterator[None]:
             os.close(copy)
 
 
+@contextlib.contextmanager
+def interrupts_unsaid() -> Iterator[None]:
+    """Keep py4j from logging a traceback, to the root logger, when the user stops a command."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "while sending command" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
+
+
 def readable(error: Exception, master: str) -> MbrecError:
     """One line of what Spark says on many."""
     text = str(error)

@@ -27,7 +27,13 @@ import pyarrow.parquet as pq
 
 from mbrec.data_prep.cleaning import REASON
 from mbrec.data_prep.engine import Engine
-from mbrec.data_prep.java import chatter_into, check_java, check_master, readable
+from mbrec.data_prep.java import (
+    chatter_into,
+    check_java,
+    check_master,
+    interrupts_unsaid,
+    readable,
+)
 from mbrec.data_prep.layout import Layout
 from mbrec.data_prep.parsing import Tell
 from mbrec.data_prep.reading import entry_of
@@ -166,7 +172,8 @@ class SparkEngine(Engine):
     def _errors(self) -> Iterator[None]:
         """Turn what Spark says into one line, and cancel what runs when the user stops it."""
         try:
-            yield
+            with interrupts_unsaid():
+                yield
         except (KeyboardInterrupt, MbrecError):
             with contextlib.suppress(Exception):
                 self._spark.sparkContext.cancelAllJobs()

@@ -55,7 +55,7 @@ def ub_rows(rows: int) -> str:
 def test_a_log_with_malformed_rows_is_the_same_on_spark(same: Prep) -> None:
     odd = "x,1,3,pv,1511544000\n1,07,3,pv,1511544000\n\n1,2,3,view,1511544000\n1,2\n"
     files: dict[str, str | bytes] = {
-        "it's a.csv": ub_rows(400) + odd,
+        "a's.csv": ub_rows(400) + odd,
         "b.csv": "999,999,3,pv,1511544001\n" + odd + ub_rows(60) + "4,5,3,buy,15115",
     }
     options: dict[str, Any] = {"min_user": 3, "min_item": 3, "core_on": "any", "max_rejects": 0.5}
