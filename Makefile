@@ -9,10 +9,16 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: install demo test test-slow check docs format licenses audit clean
 
-$(INSTALLED): setup.py constraints.txt mbrec/version.py
+$(INSTALLED): setup.py constraints.txt tools/dev.lock mbrec/version.py
 	$(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	# Every file has to have the hash that the lock gives (Python 3.11 on x86-64 Linux).
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement tools/dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+endif
 	touch $(INSTALLED)
 
 install: $(INSTALLED)
@@ -54,7 +60,7 @@ AUDIT_OPTIONS ?=
 
 $(AUDIT)/.installed: tools/audit.lock
 	$(PYTHON) -m venv $(AUDIT)
-	$(AUDIT)/bin/pip install --quiet --require-hashes --requirement tools/audit.lock
+	$(AUDIT)/bin/pip install --quiet --no-deps --require-hashes --requirement tools/audit.lock
 	touch $(AUDIT)/.installed
 
 audit: $(AUDIT)/.installed

@@ -83,7 +83,13 @@ def test_everything_mbrec_needs_has_an_allowed_license(tool: Tool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["docker/locks/requirements.lock", "docker/locks/cpu.lock", "tools/audit.lock"]
+    "name",
+    [
+        "docker/locks/requirements.lock",
+        "docker/locks/cpu.lock",
+        "tools/audit.lock",
+        "tools/dev.lock",
+    ],
 )
 def test_every_pin_of_a_lock_has_hashes(name: str) -> None:
     text = re.sub(r"\\\n\s*", "", (ROOT / name).read_text())
