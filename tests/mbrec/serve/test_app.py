@@ -16,8 +16,9 @@ import torch
 
 pytest.importorskip("fastapi", reason="fastapi (the extra `serve`) is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
-httpx = pytest.importorskip("httpx2", reason="httpx2, by which the tests ask, is not installed")
+pytest.importorskip("httpx2", reason="httpx2, by which the tests ask, is not installed")
 
+import httpx2 as httpx
 from starlette.testclient import TestClient
 
 from mbrec.dataset import PreparedDataset
