@@ -16,7 +16,7 @@ Numbers = npt.NDArray[Any]
 Columns = tuple[IntArray, IntArray, Numbers, "Numbers | None"]
 Deduplicated = tuple[IntArray, IntArray, Numbers, Numbers, Numbers]
 
-_BUCKET = 1 << 23  # rows that are sorted at a time
+_BUCKET = 1 << 22  # rows that are sorted at a time
 _THREADS = 2  # each holds a bucket several times
 _SPLIT_BITS = 2
 _WORD = 63  # bits of a key that stay positive
