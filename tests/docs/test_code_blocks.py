@@ -31,6 +31,7 @@ REASONS = {
     "needs Docker",
     "needs a GPU",
     "needs a server",
+    "needs Java, and a cluster",
     "needs the real data",
     "takes hours",
     "takes minutes",

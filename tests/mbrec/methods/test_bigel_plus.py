@@ -75,7 +75,9 @@ def test_the_contextual_loss_is_the_softmax_over_the_items_drawn(
 
 
 def test_the_cascade_compares_each_pair_with_the_items_drawn(hand_made: Any) -> None:
-    config = BigelPlusConfig(context=False, size=3, cascade_negatives=6, cpa=False, l2=0.0)
+    config = BigelPlusConfig(
+        members=1, context=False, size=3, cascade_negatives=6, cpa=False, l2=0.0
+    )
     model = hand_made.build(BigelPlus, config)
     model.begin_epoch(1, torch.Generator().manual_seed(3))
     drawn = torch.randint(hand_made.items, (6,), generator=torch.Generator().manual_seed(3))
@@ -153,7 +155,7 @@ def test_without_the_blend_the_branches_rank_by_one_pair_of_embeddings(
     assert "calibration" not in run.info
     scorer = run.scorer("purchase")
     assert isinstance(scorer, Factors)
-    assert scorer.item_emb.shape[1] == 4 + 3
+    assert scorer.item_emb.shape[1] == 2 * 4 + 3
 
 
 @pytest.mark.parametrize("off", ["cascade", "context"])
