@@ -173,7 +173,12 @@ class Relation:
 
 
 def light_gcn(
-    relation: Relation, nodes: Nodes, layers: int, combination: Combination = "mean"
+    relation: Relation,
+    nodes: Nodes,
+    layers: int,
+    combination: Combination = "mean",
+    *,
+    residual: bool = False,
 ) -> Nodes:
     """LightGCN on one relation (He et al., SIGIR 2020; equations 2-3 of BiGEL).
 
@@ -186,8 +191,9 @@ def light_gcn(
     Args:
         relation: The relation to propagate over.
         nodes: e^(0).
-        layers: L ≥ 0; 0 returns `nodes`.
+        layers: L ≥ 0; 0 gives `nodes` for every combination.
         combination: How the layers become one embedding.
+        residual: Add e^(0) once more (equation 4 of BiGEL), without a pass of its own.
 
     Returns:
         Embeddings of the same shapes.
@@ -195,9 +201,9 @@ def light_gcn(
     Cost: 2 L sparse products; O((U + I) d) memory, none of it saved for backward by the products.
     """
     if layers == 0:
-        return nodes
+        return Nodes(2 * nodes.user, 2 * nodes.item) if residual else nodes
     result = _LightGcn.apply(  # type: ignore[no-untyped-call]
-        relation, layers, combination, nodes.user, nodes.item
+        relation, layers, combination, residual, nodes.user, nodes.item
     )
     return Nodes(*result)
 
@@ -212,37 +218,51 @@ class _LightGcn(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, relation: Relation, layers: int, combination: Combination, *nodes: Tensor
+        ctx: Any,
+        relation: Relation,
+        layers: int,
+        combination: Combination,
+        residual: bool,
+        *nodes: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.operator = relation, layers, combination
-        return _light_gcn(relation, layers, combination, Nodes(*nodes))
+        ctx.operator = relation, layers, combination, residual
+        return _light_gcn(relation, layers, combination, residual, Nodes(*nodes))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, Tensor, Tensor]:
-        relation, layers, combination = ctx.operator
-        return None, None, None, *_light_gcn(relation, layers, combination, Nodes(*gradients))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None, Tensor, Tensor]:
+        return None, None, None, None, *_light_gcn(*ctx.operator, Nodes(*gradients))
 
 
-def _light_gcn(relation: Relation, layers: int, combination: Combination, nodes: Nodes) -> Nodes:
+def _light_gcn(
+    relation: Relation, layers: int, combination: Combination, residual: bool, nodes: Nodes
+) -> Nodes:
     z = Nodes(*(scale * e for scale, e in zip(relation.inverse_root, nodes, strict=True)))
     total: Nodes | None = None
-    for _ in range(layers):
+    for _ in range(layers - 1):
         z = relation.engine.aggregate(relation.name, z)
         for side, scale in enumerate(relation.inverse):
             z[side].mul_(scale)
-        if total is None or combination == "last":
-            total = z  # nobody needs the first layer by itself any more: later ones are added to it
+        if combination == "last":
+            continue
+        if total is None:
+            total = z  # nobody needs this layer by itself any more: later ones are added to it
         else:
             total.user.add_(z.user)
             total.item.add_(z.item)
-    assert total is not None
+    last = relation.engine.aggregate(relation.name, z)
     share = 1 / (layers + 1) if combination == "mean" else 1.0
-    for side, root in enumerate(relation.root):
-        total[side].mul_(root * share)
-        if combination != "last":
-            total[side].add_(nodes[side], alpha=share)
-    return total
+    own = residual + (0.0 if combination == "last" else share)
+    result = []
+    for side in (0, 1):
+        # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
+        scaling = relation.inverse_root[side] * share
+        if total is None:
+            found = last[side].mul_(scaling)
+        else:
+            found = total[side].mul_(relation.root[side] * share).addcmul_(last[side], scaling)
+        result.append(found.add_(nodes[side], alpha=own) if own else found)
+    return Nodes(*result)
 
 
 def _csr(rows: Any, columns: Any, shape: tuple[int, int]) -> Tensor:

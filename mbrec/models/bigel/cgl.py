@@ -47,9 +47,11 @@ class CascadingGcn:
         embeddings = {}
         current = base
         for relation, layers in self.steps:
-            learned = light_gcn(relation, current, layers, self.combination)
             if self.normalize:
+                learned = light_gcn(relation, current, layers, self.combination)
                 learned = Nodes(F.normalize(learned.user, dim=1), F.normalize(learned.item, dim=1))
-            current = Nodes(learned.user + current.user, learned.item + current.item)
+                current = Nodes(learned.user + current.user, learned.item + current.item)
+            else:
+                current = light_gcn(relation, current, layers, self.combination, residual=True)
             embeddings[relation.name] = current
         return embeddings
