@@ -231,7 +231,9 @@ class _LightGcn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None, Tensor, Tensor]:
-        return None, None, None, None, *_light_gcn(*ctx.operator, Nodes(*gradients))
+        relation, layers, combination, residual = ctx.operator
+        user, item = _light_gcn(relation, layers, combination, residual, Nodes(*gradients))
+        return None, None, None, None, user, item
 
 
 def _light_gcn(
