@@ -173,6 +173,8 @@ def _guarded(arguments: Sequence[str] | None) -> NoReturn:
     except Terminated as error:
         _fail(f"Ended by {error}.", error.exit_code)
     except Exception as error:
+        if _interrupted(error):
+            _fail("Interrupted.", 128 + signal.SIGINT)
         _fail(_explain(error), 1)
     sys.exit(code)
 
@@ -193,6 +195,15 @@ def _run(arguments: list[str]) -> int:
         # buffer goes nowhere, or the interpreter would complain about it at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether a library was stopped by Ctrl-C, which Arrow and DuckDB tell in words of their own."""
+    while error is not None:
+        if type(error).__name__ in ("KeyboardInterrupt", "ArrowCancelled", "InterruptException"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _explain(error: Exception) -> str:

@@ -195,10 +195,10 @@ def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.3)
+    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "Error: Interrupted."
     assert "Traceback" not in errors
     assert [entry.name for entry in tmp_path.iterdir()] == ["UserBehavior.csv"]
