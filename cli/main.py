@@ -198,7 +198,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether a library was stopped by Ctrl-C, which Arrow and DuckDB tell in words of their own."""
+    """Whether Ctrl-C stopped a library: Arrow and DuckDB say so in words of their own."""
     while error is not None:
         if type(error).__name__ in ("KeyboardInterrupt", "ArrowCancelled", "InterruptException"):
             return True
