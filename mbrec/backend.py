@@ -49,6 +49,34 @@ def dgl() -> Any:
         ) from error
 
 
+def add_sums(graph: Any, source: Any, sums: Any) -> None:
+    """Add the sums over neighbors to `sums`, in place; not differentiable.
+
+    On the CPU, DGL's kernel adds to what its output holds, so calling it directly saves a new
+    tensor of zeros and the pass that adds it.
+
+    Args:
+        graph: Of one relation.
+        source: Of its source nodes, (S, d).
+        sums: Of its destination nodes, (T, d), contiguous.
+    """
+    if source.device.type != "cpu":  # there it writes over them
+        sums.add_(dgl().ops.copy_u_sum(graph, source))
+    elif graph.num_edges():
+        kernels = sys.modules["dgl._sparse_ops"]
+        none = kernels.to_dgl_nd_for_write(None)
+        kernels._CAPI_DGLKernelSpMM(
+            graph._graph,
+            "copy_lhs",
+            "sum",
+            kernels.to_dgl_nd(source),
+            kernels.to_dgl_nd(None),
+            kernels.to_dgl_nd_for_write(sums),
+            none,
+            none,
+        )
+
+
 def shimmed_modules() -> tuple[str, ...]:
     """Names of the modules that were replaced to make DGL importable; empty if none."""
     dgl()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mbrec.backend import dgl
+from mbrec.backend import add_sums, dgl
 from mbrec.columns import GLOBAL
 from mbrec.errors import DataError
 from mbrec.graph import Pairs, edge_type, merge, reverse_edge_type
@@ -40,6 +40,9 @@ class Engine(Protocol):
     def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
         """Sum over neighbors, both directions: (A e_I, Aᵀ e_U), differentiable."""
 
+    def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
+        """Add what `aggregate` gives to `sums` (contiguous), in place; not differentiable."""
+
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
 
@@ -55,6 +58,8 @@ class DglEngine:
     def __init__(self, graph: Any, device: torch.device | str = "cpu") -> None:
         self._graph = graph.to(device)
         self._graph.create_formats_()  # CSR and CSC now, not inside the first step
+        # One relation each: slicing shares the formats, but costs more than a small product.
+        self._slices = {etype: self._graph[etype] for etype in self._graph.canonical_etypes}
         function = dgl().function
         self._message, self._reduce = function.copy_u("h", "m"), function.sum("m", "h")
 
@@ -65,6 +70,12 @@ class DglEngine:
             user=self._pull(reverse_edge_type(relation), nodes.item),
             item=self._pull(edge_type(relation), nodes.user),
         )
+
+    def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
+        """Add the sums over neighbors to `sums`, in place; not differentiable."""
+        self._check(relation)
+        add_sums(self._slices[reverse_edge_type(relation)], nodes.item, sums.user)
+        add_sums(self._slices[edge_type(relation)], nodes.user, sums.item)
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
@@ -120,6 +131,12 @@ class TorchEngine:
             user=_product(matrix, transposed, nodes.item),
             item=_product(transposed, matrix, nodes.user),
         )
+
+    def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
+        """Add the sums over neighbors to `sums`, in place; not differentiable."""
+        matrix, transposed = self._known(relation)
+        sums.user.addmm_(matrix, nodes.item)
+        sums.item.addmm_(transposed, nodes.user)
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
@@ -185,8 +202,9 @@ def light_gcn(
         e^(l+1)_u = Σ_{i ∈ N_u} e^(l)_i / (√|N_u| √|N_i|), likewise for items;
         the result is the mean or the sum over layers 0 … L, or the last layer.
 
-    With z = D^-½ e the two scalings between layers fold into one: z^(l+1) = D⁻¹ A z^(l), and
-    e^(l) = D^½ z^(l). Isolated nodes receive nothing: their layers 1 … L are zero.
+    With z = D^-½ e the two scalings between layers fold into one: z ← D⁻¹ (A z + D^½ e^(0)), layer
+    by layer, gives D^-½ times the sum over layers. Isolated nodes receive nothing: their layers
+    1 … L are zero.
 
     Args:
         relation: The relation to propagate over.
@@ -239,32 +257,24 @@ class _LightGcn(torch.autograd.Function):
 def _light_gcn(
     relation: Relation, layers: int, combination: Combination, residual: bool, nodes: Nodes
 ) -> Nodes:
-    z = Nodes(*(scale * e for scale, e in zip(relation.inverse_root, nodes, strict=True)))
-    total: Nodes | None = None
-    for _ in range(layers - 1):
-        z = relation.engine.aggregate(relation.name, z)
-        for side, scale in enumerate(relation.inverse):
-            z[side].mul_(scale)
-        if combination == "last":
-            continue
-        if total is None:
-            total = z  # nobody needs this layer by itself any more: later ones are added to it
-        else:
-            total.user.add_(z.user)
-            total.item.add_(z.item)
-    last = relation.engine.aggregate(relation.name, z)
     share = 1 / (layers + 1) if combination == "mean" else 1.0
     own = residual + (0.0 if combination == "last" else share)
-    result = []
-    for side in (0, 1):
-        # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
-        scaling = relation.inverse_root[side] * share
-        if total is None:
-            found = last[side].mul_(scaling)
-        else:
-            found = total[side].mul_(relation.root[side] * share).addcmul_(last[side], scaling)
-        result.append(found.add_(nodes[side], alpha=own) if own else found)
-    return Nodes(*result)
+    z, sums = (Nodes(*(e.new_empty(e.shape) for e in nodes)) for _ in range(2))
+    for side, scale in enumerate(relation.inverse_root):
+        torch.mul(nodes[side], scale, out=z[side])
+    for left in reversed(range(layers)):
+        # Horner's rule: e^(0) is added in every layer, by starting the sums from it. It stands
+        # before the scalings that follow them, hence the root; isolated nodes are not scaled.
+        start = (own / share) if left == 0 else float(combination != "last")
+        for side, root in enumerate(relation.root):
+            torch.mul(nodes[side], root.clamp(min=1) * start, out=sums[side])
+        relation.engine.add_neighbors(relation.name, z, sums)
+        for side in (0, 1):
+            # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
+            root = relation.root[side].clamp(min=1)
+            sums[side].mul_(relation.inverse[side] if left else share / root)
+        z, sums = sums, z
+    return z
 
 
 def _csr(rows: Any, columns: Any, shape: tuple[int, int]) -> Tensor:

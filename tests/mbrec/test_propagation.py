@@ -11,7 +11,15 @@ import torch
 from mbrec.columns import GLOBAL
 from mbrec.errors import DataError
 from mbrec.graph import Pairs, build_graph
-from mbrec.propagation import DglEngine, Engine, Nodes, Relation, TorchEngine, light_gcn
+from mbrec.propagation import (
+    Combination,
+    DglEngine,
+    Engine,
+    Nodes,
+    Relation,
+    TorchEngine,
+    light_gcn,
+)
 
 USERS, ITEMS, SIZE = 12, 9, 5
 
@@ -124,6 +132,30 @@ def test_one_layer_by_hand() -> None:
         item = [1 / math.sqrt(2) + 2 / math.sqrt(4), 2 / math.sqrt(2)]
         torch.testing.assert_close(result.user, torch.tensor(user).unsqueeze(1))
         torch.testing.assert_close(result.item, torch.tensor(item).unsqueeze(1))
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 64])
+@pytest.mark.parametrize("relation", ["click", "favorite"])
+def test_sums_over_neighbors_are_added_to_what_is_there(size: int, relation: str) -> None:
+    relations = random_relations(0)
+    matrix = torch.from_numpy(dense(relations, relation)).float()
+    user, item = torch.randn(USERS, size), torch.randn(ITEMS, size)
+    for engine in engines(relations):
+        sums = Nodes(torch.ones(USERS, size), 2 * torch.ones(ITEMS, size))
+        engine.add_neighbors(relation, Nodes(user, item), sums)
+        torch.testing.assert_close(sums.user, 1 + matrix @ item, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(sums.item, 2 + matrix.T @ user, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("combination", ["mean", "sum", "last"])
+def test_the_residual_is_the_embedding_once_more(combination: Combination) -> None:
+    nodes = random_nodes(0)
+    for engine in engines(random_relations(0)):
+        relation = Relation.of("click", engine)
+        plain = light_gcn(relation, nodes, 2, combination)
+        whole = light_gcn(relation, nodes, 2, combination, residual=True)
+        for without, own, got in zip(plain, nodes, whole, strict=True):
+            torch.testing.assert_close(got, without + own, atol=1e-6, rtol=1e-5)
 
 
 def test_no_layers_change_nothing() -> None:
