@@ -17,13 +17,11 @@ from typing import Any
 import torch
 
 from mbrec import config
-from mbrec.averaging import WeightAverage
-from mbrec.checkpoint import Part, load
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
+from mbrec.keeping import Keeper
 from mbrec.models.bigel_plus import BigelPlus
 from mbrec.run import CHECKPOINTS
-from mbrec.trainer import BEST
 from mbrec.training import build_method
 
 COUNTED = ("walk", "history", "popularity")
@@ -61,9 +59,7 @@ def weights(dataset: PreparedDataset, settings: Settings, run: Path) -> dict[str
     """The weights that training kept."""
     method = build_method(dataset, settings, torch.device("cpu"))
     assert isinstance(method, BigelPlus)
-    average = WeightAverage(method, settings.train.average)
-    load(run / CHECKPOINTS / BEST, [Part(method, None), Part(average, None, "average-")])
-    average.keep()
+    Keeper(method, settings.train.average, run / CHECKPOINTS).load()
     return {name: weight.detach() for name, weight in method.named_parameters()}
 
 

@@ -33,26 +33,73 @@ Origin = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How good a part of a method has been."""
+
+    best_epoch: int = 0  # 0: none yet
+    best_value: float = float("-inf")
+    waited: int = 0  # validations since the best
+    values: Mapping[str, float] = field(default_factory=dict)  # behavior → metric at the best
+
+    def after(self, epoch: int, values: Mapping[str, float]) -> Standing:
+        """How good it has been after the validation of `epoch`; their mean is what counts."""
+        value = sum(values.values()) / len(values)
+        if value > self.best_value:
+            return Standing(epoch, value, 0, dict(values))
+        return replace(self, waited=self.waited + 1)
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a training stands."""
 
     epoch: int = 0  # finished epochs
-    best_epoch: int = 0  # 0: none yet
-    best_value: float = float("-inf")
-    waited: int = 0  # validations since the best
     seconds: float = 0.0  # spent in the training steps of finished epochs
     step: int = 0  # finished steps of the epoch after `epoch`
     step_seconds: float = 0.0  # spent in them
+    parts: Mapping[str, Standing] = field(default_factory=dict)
+    """Part of the method → how good it has been; empty before the first validation."""
 
-    def after(self, epoch: int, value: float | None, seconds: float) -> Progress:
-        """Where it stands after `epoch`; `value` is None where nothing was validated."""
-        spent = self.seconds + seconds
-        base = replace(self, epoch=epoch, seconds=spent, step=0, step_seconds=0.0)
-        if value is None:
-            return base
-        if value > self.best_value:
-            return replace(base, best_epoch=epoch, best_value=value, waited=0)
-        return replace(base, waited=self.waited + 1)
+    @classmethod
+    def read(cls, text: str) -> Progress:
+        """What `json.dumps` made of it."""
+        values = json.loads(text)
+        parts = {name: Standing(**found) for name, found in values.pop("parts", {}).items()}
+        return cls(**values, parts=parts)
+
+    @property
+    def best_epoch(self) -> int:
+        """The last epoch in which a part was better than before; 0: none yet."""
+        return max((standing.best_epoch for standing in self.parts.values()), default=0)
+
+    @property
+    def waited(self) -> int:
+        """Validations since then."""
+        return min((standing.waited for standing in self.parts.values()), default=0)
+
+    def best_epoch_of(self, part: str) -> int:
+        """The best epoch of a part; 0: none yet."""
+        return self.parts.get(part, Standing()).best_epoch
+
+    def waited_of(self, part: str) -> int:
+        """Validations since the best epoch of a part."""
+        return self.parts.get(part, Standing()).waited
+
+    def after(
+        self, epoch: int, found: Mapping[str, Mapping[str, float]], seconds: float
+    ) -> Progress:
+        """Where it stands after `epoch`.
+
+        Args:
+            epoch: The one that is finished.
+            found: Part → behavior → metric, of the parts that were validated.
+            seconds: That its steps took.
+        """
+        parts = {
+            name: self.parts.get(name, Standing()).after(epoch, values)
+            for name, values in found.items()
+        }
+        return Progress(epoch, self.seconds + seconds, parts={**self.parts, **parts})
 
 
 @dataclass(frozen=True)
@@ -129,7 +176,7 @@ def load(
         tensors = tensor_file.read(path, divided) if divided else load_file(path)
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata()
-        at = Progress(**json.loads(metadata[_PROGRESS]))
+        at = Progress.read(metadata[_PROGRESS])
         digest = metadata.get(_DIGEST)  # older releases wrote none
         # The first process reads all of it for the others, which have read their columns.
         wrong = digest and team.first and digest != _digest_of(path, tensors, divided)
@@ -145,7 +192,15 @@ def load(
         raise ArtefactError(
             f"There is no checkpoint {path}.", "Train again with --force."
         ) from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         reason = str(error).splitlines()[0]
         raise ArtefactError(
             f"The checkpoint {path} is damaged or of another model: {reason}",

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from mbrec import checkpoint
-from mbrec.averaging import WeightAverage
 from mbrec.checkpoint import Part, Progress
 from mbrec.config import TrainConfig
 from mbrec.errors import StoppedError, TrainingError
 from mbrec.files import sweep
 from mbrec.health import FiniteWatch, gate_shares
+from mbrec.keeping import Keeper, Validate
 from mbrec.models.base import TrainedMethod
 from mbrec.parallel.team import ALONE, Team
 from mbrec.randomness import generator
@@ -26,10 +26,6 @@ from mbrec.sampling import Batch, BatchSampler
 from mbrec.weighting import TaskWeighting
 
 LAST = "last.safetensors"
-BEST = "best.safetensors"
-
-Validate = Callable[[TrainedMethod], Mapping[str, float]]
-"""Behavior → validation metric, for the behaviors with validation rows."""
 
 Stop = AbstractContextManager[Callable[[], bool]]
 """Entered around the training steps; what it gives says whether to save and stop."""
@@ -114,15 +110,13 @@ class Trainer:
         self.progress = Progress()
         self._begun: Mapping[str, Tensor] = {}  # of an epoch that was stopped within
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)
-        device = self.sampler.device
-        self.average = WeightAverage(self.method, self.config.average).to(device)
-        divided = self.method.divided()
-        names = [name for name, _ in self.method.named_parameters()]
-        averaged = {str(n): divided[name] for n, name in enumerate(names) if name in divided}
+        self.keeper = Keeper(
+            self.method, self.config.average, self.checkpoints, self.origin, self.team
+        )
         self._parts = (
-            Part(self.method, self.optimizer, divided=divided),
+            Part(self.method, self.optimizer, divided=self.method.divided()),
             Part(self.weighting, self.weighting.optimizer, "weighting-"),
-            Part(self.average, None, "average-", averaged),
+            *self.keeper.saved(),
         )
 
     def resume(self) -> Progress:
@@ -134,7 +128,7 @@ class Trainer:
         self.progress, self._begun = checkpoint.load(
             self.checkpoints / LAST, self._parts, self.origin, self.team
         )
-        self.average.restored()
+        self.keeper.restored()
         return self.progress
 
     @property
@@ -158,9 +152,9 @@ class Trainer:
         while not self.finished:
             self._epoch(self.progress.epoch + 1)
         if self.progress.best_epoch:
-            best = [replace(part, optimizer=None) for part in self._parts[::2]]
-            checkpoint.load(self.checkpoints / BEST, best, self.origin, self.team)
-        self.average.keep()
+            self.keeper.load()
+        else:
+            self.keeper.keep()
         return self.progress
 
     def give_way(self) -> None:
@@ -178,32 +172,44 @@ class Trainer:
         losses, seconds = under_way.means(), under_way.seconds()
         due = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
         try:
-            values = self._validate() if due else {}
+            found = self._validate() if due else {}
         except StoppedError:
             self._stop(under_way)
-        value = sum(values.values()) / len(values) if values else None
-        progress = self.progress.after(epoch, value, seconds)
+        progress = self.progress.after(epoch, found, seconds)
         record = {"epoch": epoch, "seconds": round(seconds, 3), "loss": losses}
         record["weights"] = self.weighting.weights()
-        if values:
-            record["valid"] = {"metric": self.config.metric, "macro": value, **values}
-            record["best_epoch"] = progress.best_epoch
-            gates = gate_shares(self.method.gate_values())
-            if gates:
-                record["gates"] = gates
+        if found:
+            record |= self._validated(found, progress)
         self.note(record)
         if due:
-            if value is None or progress.best_epoch == epoch:
-                self._save(BEST, progress)
+            self.keeper.save(progress, validated=bool(found))
             self._save(LAST, progress)
         self.progress = progress
         self.observer.epoch(record)
+
+    def _validated(
+        self, found: Mapping[str, Mapping[str, float]], progress: Progress
+    ) -> dict[str, Any]:
+        """What a record says of a validation; a part that rests counts with its best values."""
+        now = [found.get(name, standing.values) for name, standing in progress.parts.items()]
+        values = {name: sum(part[name] for part in now) / len(now) for name in now[0]}
+        macro = sum(values.values()) / len(values)
+        record: dict[str, Any] = {"valid": {"metric": self.config.metric, "macro": macro, **values}}
+        record["best_epoch"] = progress.best_epoch
+        if len(now) > 1:
+            record["parts"] = {
+                name: {"best_epoch": standing.best_epoch, "best": standing.best_value}
+                for name, standing in progress.parts.items()
+            }
+        gates = gate_shares(self.method.gate_values())
+        return {**record, "gates": gates} if gates else record
 
     def _begin(self, epoch: int) -> _Epoch:
         """The epoch at its first step, or where it was stopped."""
         device = self.sampler.device
         own = generator(self.seed, "method", epoch, device)
         self.method.train()
+        self.keeper.rest(self.progress, self.config.patience)
         self.method.begin_epoch(epoch, own)
         begun, self._begun = self._begun, {}
         state = begun.get(f"random-{device.type}")
@@ -238,7 +244,7 @@ class Trainer:
         total = self.weighting.total(terms, step)
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.average.update()
+        self.keeper.update()
         self.weighting.step()
         return terms
 
@@ -264,12 +270,11 @@ class Trainer:
                 "Lower train.lr; the last good checkpoint is kept.",
             )
 
-    def _validate(self) -> Mapping[str, float]:
+    def _validate(self) -> Mapping[str, Mapping[str, float]]:
         if self.validate is None:
             return {}
         self.method.eval()
-        with self.average.applied():
-            return self.validate(self.method)
+        return self.keeper.validate(self.validate)
 
     def _save(
         self, name: str, progress: Progress, loose: Mapping[str, Tensor] | None = None

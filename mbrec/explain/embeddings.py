@@ -8,9 +8,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mbrec import checkpoint
-from mbrec.averaging import WeightAverage
-from mbrec.checkpoint import Part
 from mbrec.columns import GLOBAL
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
@@ -19,10 +16,10 @@ from mbrec.explain.carried import Carried, Center
 from mbrec.explain.mixture import mixture
 from mbrec.explain.shares import Done, Shares, single
 from mbrec.explain.tracing import Block, trace
+from mbrec.keeping import Keeper
 from mbrec.models.base import TrainedMethod
 from mbrec.run import CHECKPOINTS, Run
 from mbrec.scoring import Factors
-from mbrec.trainer import BEST
 from mbrec.training import build_method
 
 _MISFIT = 1e-3  # of an embedding's length, by which a recomputed one may differ from the stored one
@@ -112,20 +109,21 @@ def restored(run: Run, settings: Settings, dataset: PreparedDataset) -> TrainedM
     Returns:
         None if the run has no checkpoint of it, or is of a method that does not learn by steps.
     """
-    path = run.path / CHECKPOINTS / BEST
-    if not path.is_file():
+    folder = run.path / CHECKPOINTS
+    if not folder.is_dir():
         return None
     settings = settings.model_copy(update={"engine": "torch", "device": "cpu"})
     method = build_method(dataset, settings, torch.device("cpu"))
     if not isinstance(method, TrainedMethod):
         return None
-    average = WeightAverage(method, settings.train.average)
+    keeper = Keeper(method, settings.train.average, folder)
+    if not keeper.complete:
+        return None
     try:
-        checkpoint.load(path, [Part(method, None), Part(average, None, "average-")])
+        keeper.load()
     except ArtefactError as error:  # of another release, say; what ranks is not touched by it
         log.warning("%s The final embeddings alone are looked at.", error.message)
         return None
-    average.keep()
     return method.eval()
 
 

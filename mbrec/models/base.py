@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,6 +106,20 @@ class TrainedMethod(nn.Module, Method):
             return {}
         tables = {id(table) for table in self.shared_parameters()}
         return {n: self.columns for n, part in self.named_parameters() if id(part) in tables}
+
+    def parts(self) -> Mapping[str, TrainedMethod]:
+        """Name → method, where this one is made of several that share no weights.
+
+        All weights are in one of them. Each is validated by itself and kept at its own best epoch.
+        None by default: then the method is kept as a whole.
+        """
+        return {}
+
+    def learn(self, parts: Collection[str]) -> None:
+        """Called before an epoch: only these of its parts are to have losses in it.
+
+        Does nothing by default.
+        """
 
     @abstractmethod
     def propagate(self) -> Any:

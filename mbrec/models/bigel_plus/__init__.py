@@ -6,7 +6,7 @@ from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
 ENTRY = Entry(
     BigelPlusConfig,
     BigelPlus,
-    train={"lr": 2e-3, "negatives": 4, "epochs": 16, "patience": 5, "average": 0.95},
+    train={"lr": 2e-3, "negatives": 4, "epochs": 40, "patience": 5, "average": 0.95},
 )
 
 __all__ = ["ENTRY", "BigelPlus", "BigelPlusConfig"]

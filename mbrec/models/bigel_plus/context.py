@@ -12,20 +12,19 @@ Recommendation" (TOIS 2024). I / N keeps the sum's expected value that of all it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mbrec.columns import GLOBAL
-from mbrec.models.base import Context, embedding_table
+from mbrec.models.base import Context, TrainedMethod, embedding_table
 from mbrec.propagation import Nodes, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class ContextualBranch(nn.Module):
+class ContextualBranch(TrainedMethod):
     """One embedding per node, from the merged graph, that scores all behaviors.
 
     Args:
@@ -41,6 +40,8 @@ class ContextualBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.temperature, self.negatives = layers, temperature, negatives
+        self._behaviors = context.behaviors
+        self._random: torch.Generator | None = None
         self.relation = context.relation(GLOBAL)
         self.user_emb = embedding_table(context.num_users, size, "xavier", context.generator)
         self.item_emb = embedding_table(context.num_items, size, "xavier", context.generator)
@@ -50,30 +51,32 @@ class ContextualBranch(nn.Module):
         nodes = light_gcn(self.relation, Nodes(self.user_emb, self.item_emb), self.layers)
         return Nodes(F.normalize(nodes.user, dim=1), F.normalize(nodes.item, dim=1))
 
-    def losses(
-        self, state: Nodes, batch: Batch, random: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
-        """Behavior → its softmax loss.
+    def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
+        """Draw the negatives from `random`."""
+        self._random = random
 
-        Args:
-            state: What `propagate` returned.
-            batch: Behavior → its triples; their negatives are not used.
-            random: Draws the negatives.
-        """
+    def losses(self, state: Nodes, batch: Batch) -> dict[str, Tensor]:
+        """Behavior → its softmax loss; the negatives of the batch are not used."""
         num_items = len(state.item)
         if self.negatives >= num_items:
-            return {b: self._full(state, t.user_idx, t.positive) for b, t in batch.items()}
+            return {
+                f"softmax/{name}": self._full(state, triples.user_idx, triples.positive)
+                for name, triples in batch.items()
+            }
         place = state.item.device
-        drawn = torch.randint(num_items, (self.negatives,), generator=random, device=place)
+        drawn = torch.randint(num_items, (self.negatives,), generator=self._random, device=place)
         table = state.item.index_select(0, drawn)  # (N, d), shared by the batch
         return {
-            behavior: self._sampled(state, triples.user_idx, triples.positive, drawn, table)
-            for behavior, triples in batch.items()
+            f"softmax/{name}": self._sampled(
+                state, triples.user_idx, triples.positive, drawn, table
+            )
+            for name, triples in batch.items()
         }
 
-    def factors(self) -> Factors:
-        """Cosines as inner products."""
-        return Factors(*self.propagate())
+    @torch.no_grad()
+    def scorers(self) -> dict[str, Factors]:
+        """Cosines as inner products, the same for every behavior."""
+        return dict.fromkeys(self._behaviors, Factors(*self.propagate()))
 
     def _full(self, state: Nodes, user_idx: Tensor, positive: Tensor) -> Tensor:
         logits = state.user.index_select(0, user_idx) / self.temperature @ state.item.T  # (B, I)

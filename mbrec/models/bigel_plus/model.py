@@ -1,18 +1,19 @@
 """BiGEL+: BiGEL with a contextual branch, averaged weights and a blend per behavior.
 
-    cascade    BiGEL (CGL, CGF, GCE, CPA), by BPR against many items            `pairs.py`
+    cascades   several BiGEL (CGL, CGF, CPA) from different initial weights, by BPR
     context    LightGCN on the merged graph, by a softmax over many items       `context.py`
     walk, history, popularity                                                    `counts.py`
 
-The two branches are trained together, without shared weights. After training a blend of all parts
-is chosen for every behavior on its validation rows (`mbrec.blending`); behaviors without such rows
-are ranked by the two branches alone. Every ingredient has its switch.
+The cascades and the contextual branch are trained side by side, without shared weights, and each
+is kept at its own best epoch: they do not learn at the same pace. After training a blend of all
+parts is chosen for every behavior on its validation rows (`mbrec.blending`); behaviors without such
+rows are ranked by the branches alone. Every ingredient has its switch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -21,11 +22,9 @@ from torch import Tensor, nn
 from mbrec.blending import Blend, Part, blended, choose, unit_spread
 from mbrec.graph import Pairs
 from mbrec.models.base import Context, PerBehavior, TrainedMethod
-from mbrec.models.bigel.model import Bigel, BigelConfig, BigelState
+from mbrec.models.bigel.model import Bigel, BigelConfig
 from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.counts import history, log_popularity, walk
-from mbrec.models.bigel_plus.pairs import cascade_losses
-from mbrec.propagation import Nodes
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
@@ -56,9 +55,6 @@ class BigelPlusConfig(BigelConfig):
     members: PositiveInt = 2
     """Cascades trained side by side from different initial weights; their scores are added up. One
     more steadies sparse behaviors most."""
-
-    cascade_negatives: NonNegativeInt = 0
-    """Items drawn per step that its BPR compares every pair with; 0: the negatives of the batch."""
 
     context: bool = True
     """The contextual branch."""
@@ -100,13 +96,6 @@ class BigelPlusConfig(BigelConfig):
         return self
 
 
-class PlusState(NamedTuple):
-    """All nodes after propagation, of the branches that are on."""
-
-    cascades: list[BigelState]
-    context: Nodes | None
-
-
 class BigelPlus(TrainedMethod):
     """BiGEL+.
 
@@ -119,7 +108,6 @@ class BigelPlus(TrainedMethod):
         super().__init__()
         self.config = config
         self._context = context
-        self._random: torch.Generator | None = None
         self._blends: dict[str, Blend] = {}
         self._shared: dict[str, Part] | None = None
         members = config.members if config.cascade else 0
@@ -135,29 +123,35 @@ class BigelPlus(TrainedMethod):
             if config.context
             else None
         )
+        self._learning = frozenset(self.parts())
+
+    def parts(self) -> Mapping[str, TrainedMethod]:
+        """The cascades and the contextual branch."""
+        members = {f"cascade-{n}": member for n, member in enumerate(self._members(), start=1)}
+        return members if self.context is None else {**members, "context": self.context}
+
+    def learn(self, parts: Collection[str]) -> None:
+        """See `TrainedMethod.learn`."""
+        self._learning = frozenset(parts)
 
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
         """Draw the softmax's items from `random`."""
-        self._random = random
+        if self.context is not None:
+            self.context.begin_epoch(epoch, random)
 
-    def propagate(self) -> PlusState:
-        """All nodes, of both branches."""
-        return PlusState(
-            [cascade.propagate() for cascade in self._members()],
-            self.context.propagate() if self.context is not None else None,
-        )
+    def propagate(self) -> dict[str, Any]:
+        """Part → all its nodes, of the parts that learn."""
+        return {n: part.propagate() for n, part in self.parts().items() if n in self._learning}
 
-    def losses(self, state: PlusState, batch: Batch) -> dict[str, Tensor]:
-        """Per behavior the sum of both branches' losses; CPA and L2 of the cascade."""
+    def losses(self, state: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
+        """Per behavior the sum of the parts' losses; CPA and L2 of the cascades."""
         terms: dict[str, Tensor] = {}
-        count = self.config.cascade_negatives
-        for cascade, nodes in zip(self._members(), state.cascades, strict=True):
-            for name, term in cascade_losses(cascade, nodes, batch, count, self._random).items():
-                terms[name] = terms[name] + term if name in terms else term
-        if self.context is not None and state.context is not None:
-            for behavior, loss in self.context.losses(state.context, batch, self._random).items():
-                name = f"bpr/{behavior}"
-                terms[f"task/{behavior}"] = loss + terms.pop(name) if name in terms else loss
+        for name, nodes in state.items():
+            for term, loss in self.parts()[name].losses(nodes, batch).items():
+                kind, _, behavior = term.partition("/")
+                # One task loss per behavior: BPR and softmax add up.
+                term = f"task/{behavior}" if behavior else kind
+                terms[term] = terms[term] + loss if term in terms else loss
         return terms
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -214,9 +208,8 @@ class BigelPlus(TrainedMethod):
             scorer = _together([unit_spread(scorers[name]) for scorers in members])
             found[name]["cascade"] = Part(unit_spread(scorer), _SHARES)
         if self.context is not None:
-            everywhere = Part(unit_spread(self.context.factors()), _SHARES)
-            for parts in found.values():
-                parts["context"] = everywhere
+            for name, scorer in self.context.scorers().items():
+                found[name]["context"] = Part(unit_spread(scorer), _SHARES)
         return found
 
     def _members(self) -> list[Bigel]:

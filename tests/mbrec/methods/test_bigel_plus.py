@@ -74,28 +74,6 @@ def test_the_contextual_loss_is_the_softmax_over_the_items_drawn(
         assert found[f"task/{behavior}"].item() == pytest.approx(np.mean(losses), abs=1e-5)
 
 
-def test_the_cascade_compares_each_pair_with_the_items_drawn(hand_made: Any) -> None:
-    config = BigelPlusConfig(
-        members=1, context=False, size=3, cascade_negatives=6, cpa=False, l2=0.0
-    )
-    model = hand_made.build(BigelPlus, config)
-    model.begin_epoch(1, torch.Generator().manual_seed(3))
-    drawn = torch.randint(hand_made.items, (6,), generator=torch.Generator().manual_seed(3))
-    scores = {b: f.user_emb @ f.item_emb.T for b, f in model.cascades[0].scorers().items()}
-    batch = hand_made.batch()
-    found = model.losses(model.propagate(), batch)
-    assert set(found) == {f"bpr/{behavior}" for behavior in batch}
-    for behavior, triples in batch.items():
-        losses = [
-            0.0
-            if j == i
-            else np.log1p(np.exp(float(scores[behavior][u, j] - scores[behavior][u, i])))
-            for u, i in zip(triples.user_idx.tolist(), triples.positive.tolist(), strict=True)
-            for j in drawn.tolist()
-        ]
-        assert found[f"bpr/{behavior}"].item() == pytest.approx(np.mean(losses), abs=1e-5)
-
-
 def test_walks_are_products_of_transition_probabilities(hand_made: Any) -> None:
     model = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))
     merged = np.sum(list(matrices(hand_made).values()), axis=0)
