@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mbrec.columns import ITEM_ID, SPLITS, USER_ID, Split
+from mbrec.columns import GLOBAL, ITEM_ID, SPLITS, USER_ID, Split
 from mbrec.errors import ArtefactError, DataError, DeviceError, LeakageError
 from mbrec.files import atomic_folder, kept_aside, sha256, write_json
-from mbrec.graph import Pairs, build_graph, load_graph, merge, save_graph
+from mbrec.finishing import NewTable
+from mbrec.graph import Pairs, build_graph, load_graph, merge, save_graph, whole_graph
 from mbrec.guard import count_rows, inside, read_ids, seal
 from mbrec.interactions import Interactions
 from mbrec.manifest import REMEDY, SCHEMA_VERSION, Manifest
@@ -210,24 +207,22 @@ class DatasetWriter:
         Raises:
             DataError: A pair of one behavior stands twice, or training is empty.
         """
-        table = Interactions.read(self.folder / INTERACTIONS, behaviors)
+        table = NewTable.read(self.folder / INTERACTIONS, behaviors)
         users = pq.read_table(self.folder / USERS, columns=[USER_ID])[USER_ID]
         items = pq.read_table(self.folder / ITEMS, columns=[ITEM_ID])[ITEM_ID]
-        table.check(behaviors, len(users), len(items))
-        relations = {
-            behavior: table.pairs(table.rows(code, "train"))
-            for code, behavior in enumerate(behaviors)
-        }
+        table.check(len(users), len(items))
+        relations = table.relations()
         if not any(len(pairs) for pairs in relations.values()):
             raise DataError("No training rows are left.", "Loosen the filters or the split.")
-        self._save_graph(relations, len(users), len(items))
+        merged = merge(relations, len(items))
+        self._save_graph({**relations, GLOBAL: merged}, len(users), len(items))
         counts = {
             **manifest.get("counts", {}),
             "users": len(users),
             "items": len(items),
             "interactions": len(table.user_idx),
-            "splits": table.count(behaviors),
-            "global_train_pairs": len(merge(relations, len(items))),
+            "splits": table.count(),
+            "global_train_pairs": len(merged),
         }
         complete = seal(
             {
@@ -235,7 +230,7 @@ class DatasetWriter:
                 **manifest,
                 "behaviors": list(behaviors),
                 "counts": counts,
-                "content_hash": _content_hash(behaviors, users, items, table),
+                "content_hash": table.content_hash(users, items),
                 "files": {
                     name: sha256(self.folder / name)
                     for name in (USERS, ITEMS, INTERACTIONS, GRAPH, REJECTS)
@@ -249,7 +244,7 @@ class DatasetWriter:
 
     def _save_graph(self, relations: Mapping[str, Pairs], num_users: int, num_items: int) -> None:
         try:
-            save_graph(build_graph(relations, num_users, num_items), self.folder / GRAPH)
+            save_graph(whole_graph(relations, num_users, num_items), self.folder / GRAPH)
         except DeviceError as error:
             # Where there is no DGL, `--engine torch` trains from the pairs; whoever has it builds
             # the graph on opening.
@@ -268,32 +263,6 @@ def write_dataset(path: Path, *, force: bool = False) -> Iterator[DatasetWriter]
         yield writer
         if not writer.finished:
             raise RuntimeError("DatasetWriter.finish was not called")
-
-
-def _content_hash(
-    behaviors: Sequence[str],
-    users: pa.ChunkedArray,
-    items: pa.ChunkedArray,
-    interactions: Interactions,
-) -> str:
-    """A hash of what the dataset says, independent of how Parquet happens to store it."""
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, list(behaviors)]).encode())
-    for ids in (users, items):
-        digest.update(f"|{ids.type}|{len(ids)}|".encode())
-        if pa.types.is_integer(ids.type):
-            digest.update(ids.to_numpy().tobytes())
-        else:
-            digest.update(pc.binary_length(ids).to_numpy().tobytes())
-            digest.update("".join(ids.to_pylist()).encode())
-    for array in (
-        interactions.user_idx,
-        interactions.item_idx,
-        interactions.part,
-        pc.fill_null(interactions.timestamps, np.iinfo(np.int64).min).to_numpy(),
-    ):
-        digest.update(b"|")
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _damaged(path: Path, why: str) -> ArtefactError:

@@ -7,7 +7,7 @@ union of all behaviors. Only training pairs are ever in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mbrec.columns import GLOBAL, ITEM, USER
 
 IntArray = npt.NDArray[np.int32]
 _PROBE = 1 << 20  # bytes
+_ROWS = 1 << 20  # of a relation that are merged at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.user_idx)
+
+    def keys(self, num_items: int) -> npt.NDArray[np.int64]:
+        """One number per pair (E,), which ascends with user and item."""
+        keys: npt.NDArray[np.int64] = self.user_idx.astype(np.int64)
+        keys *= num_items
+        keys += self.item_idx
+        return keys
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """User and item indices as int64 tensors (E,), copied: a dataset's arrays are read-only."""
@@ -53,14 +61,49 @@ def reverse_edge_type(relation: str) -> tuple[str, str, str]:
 
 
 def merge(relations: Mapping[str, Pairs], num_items: int) -> Pairs:
-    """The deduplicated union of the pairs of several relations, sorted by user, then item."""
-    keys = [p.user_idx.astype(np.int64) * num_items + p.item_idx for p in relations.values()]
-    merged = np.concatenate(keys) if keys else np.empty(0, dtype=np.int64)
-    # np.unique hashes before it sorts: many times slower on keys that are nearly all distinct.
-    merged.sort()
-    merged = merged[np.diff(merged, prepend=-1) != 0]
-    users, items = np.divmod(merged, max(num_items, 1))
-    return Pairs(users.astype(np.int32), items.astype(np.int32))
+    """The deduplicated union of the pairs of several relations, sorted by user, then item.
+
+    Memory: 8 bytes per pair of the union, if all relations are sorted by user.
+    """
+    users, items = (np.empty(sum(map(len, relations.values())), dtype=np.int32) for _ in "ui")
+    count = 0
+    for group in by_users(list(relations.values())):
+        keys = np.concatenate([pairs.keys(num_items) for pairs in group])
+        # np.unique hashes before it sorts: many times slower on keys that are nearly all distinct.
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=-1) != 0]
+        rows = slice(count, count + len(keys))
+        users[rows], items[rows] = np.divmod(keys, max(num_items, 1))
+        count = rows.stop
+    return Pairs(users[:count], items[:count])  # memory beyond was never touched
+
+
+def by_users(relations: Sequence[Pairs], rows: int = _ROWS) -> Iterator[list[Pairs]]:
+    """Cut relations at the same users, so that all pairs of a user come together.
+
+    Args:
+        relations: If one is not sorted by user, there is no cut.
+        rows: Of one relation, about so many come at a time.
+    """
+    columns = [pairs.user_idx for pairs in relations]
+    cuts = np.empty(0, dtype=np.int32)
+    if not columns:
+        return
+    if all(np.all(users[1:] >= users[:-1]) for users in columns):
+        cuts = np.unique(np.concatenate([users[rows::rows] for users in columns]))
+    starts = [0] * len(columns)
+    for cut in cuts:
+        stops = [int(np.searchsorted(users, cut)) for users in columns]
+        yield _sliced(relations, starts, stops)
+        starts = stops
+    yield _sliced(relations, starts, [len(users) for users in columns])
+
+
+def _sliced(relations: Sequence[Pairs], starts: Sequence[int], stops: Sequence[int]) -> list[Pairs]:
+    return [
+        Pairs(pairs.user_idx[start:stop], pairs.item_idx[start:stop])
+        for pairs, start, stop in zip(relations, starts, stops, strict=True)
+    ]
 
 
 def build_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) -> Any:
@@ -74,13 +117,25 @@ def build_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) 
     Returns:
         A `dgl.DGLGraph` with int32 structure, 2 (K + 1) edge types.
     """
+    return whole_graph({**relations, GLOBAL: merge(relations, num_items)}, num_users, num_items)
+
+
+def whole_graph(relations: Mapping[str, Pairs], num_users: int, num_items: int) -> Any:
+    """See `build_graph`; here `GLOBAL` is among `relations`.
+
+    The graph uses their arrays, which must not be changed.
+    """
     edges: dict[tuple[str, str, str], Any] = {}
-    for relation, pairs in {**relations, GLOBAL: merge(relations, num_items)}.items():
-        # Copies: arrays that Arrow lends are read-only, which tensors cannot be.
-        users, items = torch.tensor(pairs.user_idx), torch.tensor(pairs.item_idx)
+    for relation, pairs in relations.items():
+        users, items = (_tensor(array) for array in (pairs.user_idx, pairs.item_idx))
         edges[edge_type(relation)] = (users, items)
         edges[reverse_edge_type(relation)] = (items, users)
     return dgl().heterograph(edges, {USER: num_users, ITEM: num_items})
+
+
+def _tensor(array: IntArray) -> Tensor:
+    # Arrays that Arrow lends are read-only, which tensors cannot be.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def save_graph(graph: Any, path: Path) -> None:

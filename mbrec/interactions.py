@@ -26,7 +26,7 @@ INTERACTIONS_SCHEMA = pa.schema(
 )
 
 
-_TWO_SPLITS: tuple[tuple[Split, Split], ...] = (
+TWO_SPLITS: tuple[tuple[Split, Split], ...] = (
     ("train", "valid"),
     ("train", "test"),
     ("valid", "test"),
@@ -55,8 +55,8 @@ class Interactions:
         """
         try:
             table = read_columns(path, INTERACTIONS_SCHEMA.names, codes=(BEHAVIOR, SPLIT))
-            behavior = _codes(table[BEHAVIOR], behaviors)
-            split = _codes(table[SPLIT], SPLITS)
+            behavior = codes_of(table[BEHAVIOR], behaviors)
+            split = codes_of(table[SPLIT], SPLITS)
             timestamps = table[TIMESTAMP].cast(pa.int64())
             return cls(
                 user_idx=_indices(table[USER_IDX]),
@@ -78,15 +78,6 @@ class Interactions:
     def pairs(self, rows: slice) -> Pairs:
         """The pairs of some rows, without copying."""
         return Pairs(self.user_idx[rows], self.item_idx[rows])
-
-    def count(self, behaviors: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Split → behavior → number of rows."""
-        sizes = np.bincount(self.part, minlength=len(behaviors) * len(SPLITS))
-        table = sizes.reshape(len(behaviors), len(SPLITS))
-        return {
-            split: {name: int(table[k, s]) for k, name in enumerate(behaviors)}
-            for s, split in enumerate(SPLITS)
-        }
 
     def check_sound(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
         """Check what was not written by `mbrec prep`: known nodes, sorted, no pair twice.
@@ -113,28 +104,11 @@ class Interactions:
             if len(idx) and not 0 <= idx.min() <= idx.max() < count:
                 raise DataError(f"Some indices are not among the {count} {what}.")
 
-    def check(self, behaviors: Sequence[str], num_users: int, num_items: int) -> None:
-        """Check what every reader relies on: known nodes, sorted, no pair twice in a behavior.
-
-        Raises:
-            DataError: Naming the behavior and splits that break them.
-        """
-        self._check_nodes(num_users, num_items)
-        if np.any(np.diff(self.part) < 0):
-            raise DataError("The interactions are not sorted by behavior and split.")
-        for code, behavior in enumerate(behaviors):
-            for split in SPLITS:
-                if np.any(np.diff(self._keys(code, split, num_items)) <= 0):
-                    raise DataError(
-                        f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
-                    )
-        self._check_apart(behaviors, num_items)
-
     def _check_apart(self, behaviors: Sequence[str], num_items: int) -> None:
         """Refuse a pair of one behavior in two splits; the rows are sorted."""
         for code, behavior in enumerate(behaviors):
             keys = {split: self._keys(code, split, num_items) for split in SPLITS}
-            for first, second in _TWO_SPLITS:
+            for first, second in TWO_SPLITS:
                 among, wanted = keys[first], keys[second]
                 if not len(among):
                     continue
@@ -148,8 +122,7 @@ class Interactions:
 
     def _keys(self, behavior: int, split: Split, num_items: int) -> npt.NDArray[np.int64]:
         """One number per pair of a part, ascending."""
-        pairs = self.pairs(self.rows(behavior, split))
-        return pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
+        return self.pairs(self.rows(behavior, split)).keys(num_items)
 
 
 def _indices(column: pa.ChunkedArray) -> IntArray:
@@ -160,9 +133,15 @@ def _indices(column: pa.ChunkedArray) -> IntArray:
     return indices
 
 
-def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> npt.NDArray[np.int16]:
-    """The position in `names` of every value of a dictionary-encoded column."""
-    encoded = _one_chunk(column.unify_dictionaries())
+def codes_of(column: pa.ChunkedArray | pa.Array, names: Sequence[str]) -> npt.NDArray[np.int16]:
+    """The position in `names` of every value of a dictionary-encoded column.
+
+    Raises:
+        ValueError: A value is missing, or not among `names`.
+    """
+    encoded = column
+    if isinstance(column, pa.ChunkedArray):
+        encoded = _one_chunk(column.unify_dictionaries())
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
     known = {name: code for code, name in enumerate(names)}

@@ -13,6 +13,7 @@ from mbrec.columns import GLOBAL
 from mbrec.graph import (
     Pairs,
     build_graph,
+    by_users,
     edge_type,
     load_graph,
     merge,
@@ -123,6 +124,20 @@ def test_merging_is_the_union_in_order(sets: list[set[tuple[int, int]]]) -> None
     found = list(zip(merged.user_idx.tolist(), merged.item_idx.tolist(), strict=True))
     assert found == sorted(set().union(*sets))
     assert merged.user_idx.dtype == merged.item_idx.dtype == np.int32
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(edges, min_size=1, max_size=4), st.integers(1, 5))
+def test_relations_are_cut_between_users_and_nothing_is_lost(
+    sets: list[set[tuple[int, int]]], rows: int
+) -> None:
+    relations = [pairs(*sorted(edges)) for edges in sets]
+    groups = list(by_users(relations, rows))
+    for place, whole in enumerate(relations):
+        assert np.array_equal(np.concatenate([g[place].user_idx for g in groups]), whole.user_idx)
+        assert np.array_equal(np.concatenate([g[place].item_idx for g in groups]), whole.item_idx)
+    users = [{int(u) for part in group for u in part.user_idx} for group in groups]
+    assert sum(map(len, users)) == len(set().union(*users))
 
 
 def test_merging_does_not_overflow_on_a_big_shop() -> None:
