@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -42,6 +45,27 @@ def info_nce(
     """
     if cosine:
         anchor, positive = F.normalize(anchor, dim=1), F.normalize(positive, dim=1)
-    similarity = (anchor / temperature) @ positive.T  # (B, B)
-    # cross_entropy is the fused form of logsumexp(row) - diagonal.
-    return F.cross_entropy(similarity, torch.arange(len(anchor), device=anchor.device))
+    loss: Tensor = _InfoNce.apply(anchor / temperature, positive)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _InfoNce(torch.autograd.Function):
+    """InfoNCE of scaled rows. Its gradient is softmax - 1 on the diagonal, which forward has.
+
+    So only one matrix (B, B) is kept, and no exponential is taken twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, positive: Tensor) -> Tensor:
+        shares = torch.log_softmax(anchor @ positive.T, dim=1)  # (B, B)
+        loss = -shares.diagonal().mean()
+        shares.exp_().diagonal().sub_(1)
+        ctx.save_for_backward(anchor, positive, shares)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor]:
+        anchor, positive, shares = ctx.saved_tensors
+        scale = outer / len(anchor)
+        return scale * (shares @ positive), scale * (shares.T @ anchor)
