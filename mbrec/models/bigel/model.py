@@ -38,6 +38,7 @@ from mbrec.models.bigel.cgf import CascadingGatedFeedback, Gate
 from mbrec.models.bigel.cgl import CascadingGcn
 from mbrec.models.bigel.cpa import ContrastivePreferenceAlignment
 from mbrec.models.bigel.gce import GlobalContextEnhancement
+from mbrec.models.terms import distinct, gather
 from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
@@ -250,21 +251,24 @@ class Bigel(TrainedMethod):
 
     def embed(self, state: BigelState, side: Side, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Behavior → the embeddings that score its rows, (…, d) for indices (…)."""
+        place, auxiliaries = SIDES.index(side), [b for b in rows if b != self.target]
+        target = state.own[self.target][place]
+        # Gates and projections run once for every node that the rows name.
+        named = {b: distinct(index, len(target)) for b, index in rows.items()}
+        nodes = {b: found for b, (found, _) in named.items()}
+        parts = {b: [state.own[b][place].index_select(0, nodes[b])] for b in auxiliaries}
+        # Tables that several behaviors need are read by one lookup.
+        for b, found in zip(rows, gather(target, list(nodes.values())), strict=True):
+            parts.setdefault(b, []).append(found)
+        if auxiliaries and self.config.gce and state.context is not None:
+            found_all = gather(state.context[place], [nodes[b] for b in auxiliaries])
+            for b, found in zip(auxiliaries, found_all, strict=True):
+                parts[b].append(found)
         embeddings = {}
-        for behavior, index in rows.items():
-            own, target, context = _tables(state, behavior, self.target, side)
-            flat = index.flatten()
-            # Gates and projections run for the rows of the batch, or for every node where the batch
-            # has more rows than there are nodes.
-            every = [own, target, *([context] if context is not None and self.config.gce else [])]
-            if behavior == self.target:
-                (found,) = self.columns.rows([own], flat)
-            elif len(flat) >= len(own):
-                whole = self.columns.wholes(every)
-                found = self.enhance(behavior, side, *whole).index_select(0, flat)
-            else:
-                found = self.enhance(behavior, side, *self.columns.rows(every, flat))
-            embeddings[behavior] = found.view(*index.shape, -1)
+        for b, index in rows.items():
+            own, *others = self.columns.wholes(parts[b])
+            found = self.enhance(b, side, own, *others) if others else own
+            embeddings[b] = found.index_select(0, named[b][1]).view(*index.shape, -1)
         return embeddings
 
     def key(self, behavior: str, side: Side) -> str:
