@@ -13,6 +13,7 @@ from mbrec.errors import UsageError
 from mbrec.graph import Pairs, build_graph
 from mbrec.models.base import Context
 from mbrec.models.bigel import Bigel, BigelConfig
+from mbrec.models.terms import distinct
 from mbrec.propagation import DglEngine
 from mbrec.randomness import generator
 from mbrec.sampling import Triples
@@ -273,3 +274,12 @@ def test_with_one_behavior_it_is_light_gcn_with_a_residual() -> None:
     got = torch.cat([factors.user_emb, factors.item_emb]).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     assert set(model.losses(model.propagate(), batch(("purchase",)))) == {"bpr/purchase", "l2"}
+
+
+def test_every_node_of_a_batch_is_found_again_where_it_stood() -> None:
+    index = torch.tensor([[7, 2, 7], [0, 2, 9]])
+    nodes, place = distinct(index, 10)
+    assert nodes.tolist() == [0, 2, 7, 9]
+    assert torch.equal(nodes[place].view_as(index), index)
+    nodes, place = distinct(index[:0], 10)
+    assert nodes.numel() == place.numel() == 0
