@@ -7,6 +7,10 @@ P_ij = w_ij / (n_i^(1-β) n_j^β) with w_ij = Σ_u 1/n_u over the users who have
 *History.* Whether the user has done another behavior to the item. Most clicks follow no purchase,
 yet who bought without a click in the log clicks later, and a favorite is often bought.
 
+*Recency.* Where the log has times: 1 / n for the n-th latest of the items that the user has touched
+by another behavior and that may still be ranked. What lies in the cart since yesterday is bought
+rather than what lies there since last week.
+
 *Popularity.* ln(1 + users of the item in a behavior). With weights of either sign the blend finds
 rates: purchases against clicks.
 """
@@ -19,6 +23,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from mbrec.graph import Pairs
 from mbrec.history import scorable, weighted_history
 from mbrec.models.base import Context
 from mbrec.models.mostpop import popularity
@@ -57,6 +62,28 @@ def history(context: Context, behavior: str) -> Sparse:
     return Sparse.from_pairs(pairs, context.num_users, context.num_items).to(context.device)
 
 
+def recency(context: Context, asked: str, behavior: str) -> Sparse:
+    """1 / n for the user's n-th latest item of `asked`, without those that she has in `behavior`.
+
+    Args:
+        context: The training part of a dataset, with times of `asked`; rows without one come last.
+        asked: The behavior of which the items are.
+        behavior: The behavior that is ranked.
+    """
+    pairs, own = context.train[asked], context.train[behavior]
+    left = ~np.isin(_keys(pairs, context.num_items), _keys(own, context.num_items))
+    users, items, times = pairs.user_idx[left], pairs.item_idx[left], context.times[asked][left]
+    order = np.lexsort((items, -times.astype(np.float64), users))
+    counts = np.bincount(users, minlength=context.num_users)
+    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = np.empty(len(users), np.float32)
+    values[order] = 1 / (1 + place)
+    found = Sparse.from_pairs(
+        Pairs(users, items), context.num_users, context.num_items, torch.from_numpy(values)
+    )
+    return found.to(context.device)
+
+
 def log_popularity(context: Context, behavior: str) -> Factors:
     """ln(1 + n) of every item, the same for all users."""
     counts = torch.log1p(popularity(context, behavior).float())
@@ -76,6 +103,10 @@ def _best(products: Any, start: int, count: int) -> Any:
     block = sparse.csr_matrix((value[kept], (row[kept], column[kept])), products.shape)
     block.sort_indices()
     return block
+
+
+def _keys(pairs: Pairs, num_items: int) -> Any:
+    return pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
 
 
 def _power(sums: Any, exponent: float) -> Any:

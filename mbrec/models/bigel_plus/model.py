@@ -2,7 +2,7 @@
 
     cascades   several BiGEL (CGL, CGF, CPA) from different initial weights, by BPR
     context    LightGCN on the merged graph, by a softmax over many items       `context.py`
-    walk, history, popularity                                                    `counts.py`
+    walk, history, recency, popularity                                          `counts.py`
 
 The cascades and the contextual branch are trained side by side, without shared weights, and each
 is kept at its own best epoch: they do not learn at the same pace. After training a blend of all
@@ -24,7 +24,7 @@ from mbrec.graph import Pairs
 from mbrec.models.base import Context, PerBehavior, TrainedMethod
 from mbrec.models.bigel.model import Bigel, BigelConfig
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, log_popularity, walk
+from mbrec.models.bigel_plus.counts import history, log_popularity, recency, walk
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
@@ -85,6 +85,10 @@ class BigelPlusConfig(BigelConfig):
 
     history: bool = True
     """Blend in what the user has done to the item in the other behaviors."""
+
+    recency: bool = True
+    """Blend in how lately the user has done the other behaviors to the item, where the log has
+    times."""
 
     popularity: bool = True
     """Blend in the item's popularity in every behavior."""
@@ -238,7 +242,13 @@ class BigelPlus(TrainedMethod):
 
     def _parts(self, behavior: str, shared: Mapping[str, Part]) -> dict[str, Part]:
         # What the user has done in the behavior itself is not ranked again.
-        return {name: part for name, part in shared.items() if name != f"history/{behavior}"}
+        found = {name: part for name, part in shared.items() if name != f"history/{behavior}"}
+        if self.config.recency:
+            for name in self._context.times:
+                if name != behavior:
+                    scorer = recency(self._context, name, behavior)
+                    found[f"recency/{name}"] = Part(scorer, _BOOSTS)
+        return found
 
 
 def _together(scorers: list[Scorer]) -> Scorer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import UsageError
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, log_popularity, walk
+from mbrec.models.bigel_plus.counts import history, log_popularity, recency, walk
 from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
 from mbrec.run import Run
 from mbrec.scoring import Factors, Sum
@@ -101,6 +102,27 @@ def test_counts_are_the_training_pairs(hand_made: Any) -> None:
         popular = log_popularity(context, behavior).scores(everyone, 0, hand_made.items)
         expected = np.tile(np.log1p(matrix.sum(0)), (hand_made.users, 1))
         np.testing.assert_allclose(popular.numpy(), expected, rtol=1e-6)
+
+
+def test_the_latest_item_that_may_still_be_ranked_is_the_most_recent(hand_made: Any) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    asked, behavior = hand_made.behaviors[0], hand_made.behaviors[-1]
+    rows = list(zip(context.train[asked].user_idx, context.train[asked].item_idx, strict=True))
+    times = np.random.default_rng(2).permutation(len(rows)).astype(np.int64)
+    times[0] = np.iinfo(np.int64).min  # a row without a time
+    context = replace(context, times={asked: times})
+    done = set(map(tuple, hand_made.train[behavior]))
+    expected = np.zeros((hand_made.users, hand_made.items))
+    for user in range(hand_made.users):
+        mine = [(-float(t), i) for (u, i), t in zip(rows, times, strict=True) if u == user]
+        left = [item for _, item in sorted(mine) if (user, item) not in done]
+        for place, item in enumerate(left, start=1):
+            expected[user, item] = 1 / place
+    found = recency(context, asked, behavior).scores(
+        torch.arange(hand_made.users), 0, hand_made.items
+    )
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    assert (expected > 0).sum() > 2
 
 
 def test_the_blend_is_chosen_on_validation_and_noted(
