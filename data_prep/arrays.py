@@ -1,8 +1,7 @@
 """The stages of a preparation in memory, on NumPy arrays of small whole numbers.
 
 Users and items are numbered once; a row is then one 64-bit key (user, item, behavior), and sorting
-those is all there is to finding duplicates. Memory: about 25 bytes per row read, and as much again
-while they are sorted.
+those is all there is to finding duplicates. Memory: 14 bytes per row, 22 while they are regrouped.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pyarrow as pa
 from mbrec.columns import BEHAVIOR, ITEM_ID, ITEM_IDX, SPLIT, SPLITS, TIMESTAMP, USER_ID, USER_IDX
 from mbrec.data_prep import ids, split
 from mbrec.data_prep.cleaning import FILTERS, WINDOW
-from mbrec.data_prep.dedupe import Deduplicated, deduplicate
+from mbrec.data_prep.dedupe import deduplicate
 from mbrec.data_prep.funnel import FunnelStep, by_behavior
 from mbrec.data_prep.kcore import Core, round_name
 from mbrec.data_prep.peeling import rounds_of_fall
@@ -26,7 +25,7 @@ from mbrec.data_prep.split import Cuts, Ratios
 from mbrec.data_prep.writing import NUMBERED, write_ids, write_interactions
 from mbrec.dataset import ITEMS, USERS
 
-_SLICE = 1 << 20  # rows that are written at a time
+_SLICE = 1 << 20  # rows that are worked on at a time
 _UNKNOWN = np.iinfo(np.int64).min  # a time that the log does not tell
 
 Numbers = npt.NDArray[Any]
@@ -40,13 +39,21 @@ class ArrayStages:
     """
 
     def __init__(self, tables: list[pa.Table]) -> None:
-        self._user_ids, self._users = ids.encode([table[USER_ID] for table in tables])
-        self._item_ids, self._items = ids.encode([table[ITEM_ID] for table in tables])
-        self._behavior: Numbers = _joined(tables, BEHAVIOR)  # (N,) int8
-        self._split: Numbers = _joined(tables, SPLIT)  # (N,) int8
-        self._time = _times(tables)  # (N,) int32 or int64
-        self._complete = True  # every id has a row
+        columns = {name: [table[name] for table in tables] for name in tables[0].column_names}
         tables.clear()
+
+        def take(name: str) -> list[pa.ChunkedArray]:
+            """A column, after which those that were taken before are let go."""
+            pa.default_memory_pool().release_unused()  # Arrow would keep it for some time
+            return columns.pop(name)
+
+        self._user_ids, self._users = ids.encode(take(USER_ID))
+        self._item_ids, self._items = ids.encode(take(ITEM_ID))
+        self._behavior: Numbers = _joined(take(BEHAVIOR))  # (N,) int8
+        self._split: Numbers = _joined(take(SPLIT))  # (N,) int8
+        self._time = _times(take(TIMESTAMP))  # (N,) int32 or int64
+        self._complete = True  # every id has a row
+        pa.default_memory_pool().release_unused()
 
     def filter(
         self, names: Sequence[str], asked: int, start: int | None, end: int | None
@@ -70,12 +77,17 @@ class ArrayStages:
 
     def deduplicate(self, keep: str, *, split_given: bool) -> dict[int, int]:
         """See `Stages.deduplicate`."""
-        found: Deduplicated = deduplicate(
-            (self._users, self._items, self._behavior, self._split if split_given else None),
+        columns: list[Numbers] = [
+            self._users,
+            self._items,
+            self._behavior,
+            self._split,
             self._time,
-            unknown=_UNKNOWN,
-            last=keep == "last",
-        )
+        ]
+        # Only the list may hold them: what is regrouped is let go column by column.
+        self._users = self._items = np.empty(0, dtype=np.int32)
+        self._behavior = self._split = self._time = np.empty(0, dtype=np.int8)
+        found = deduplicate(columns, unknown=_UNKNOWN, last=keep == "last", split_given=split_given)
         self._users, self._items, self._behavior, self._split, self._time = found
         counts = np.bincount(self._behavior)
         return {code: int(rows) for code, rows in enumerate(counts) if rows}
@@ -88,9 +100,13 @@ class ArrayStages:
         users, items, rounds = rounds_of_fall(pairs, sizes, (core.min_user, core.min_item))
         if not rounds:
             return []
-        number = np.minimum(users[self._users], items[self._items])
+        number = np.empty(len(self._users), dtype=np.int32)
+        for rows in _slices(len(number)):
+            number[rows] = np.minimum(users[self._users[rows]], items[self._items[rows]])
         steps = self._measure(number, [round_name(place) for place in range(rounds)], names)
-        self._keep(number == rounds)
+        kept = number == rounds
+        del number, counted, pairs
+        self._keep(kept)
         return steps
 
     def split_by_time(self, ratios: Ratios) -> Cuts:
@@ -133,9 +149,10 @@ class ArrayStages:
         part = self._behavior * np.int8(len(SPLITS)) + self._split
         places = range(len(SPLITS))
         for number in (code * len(SPLITS) + place for code in behaviors for place in places):
-            rows = np.flatnonzero(part == number)
-            for start in range(0, len(rows), _SLICE):
-                chosen = rows[start : start + _SLICE]
+            for rows in _slices(len(part)):
+                chosen = np.flatnonzero(part[rows] == number) + rows.start
+                if not len(chosen):
+                    continue
                 time = self._time[chosen].astype(np.int64)
                 columns = {
                     USER_IDX: self._users[chosen],
@@ -172,8 +189,11 @@ class ArrayStages:
         if kept.all():
             return
         self._complete = False
-        self._users, self._items = self._users[kept], self._items[kept]
-        self._behavior, self._split = self._behavior[kept], self._split[kept]
+        # One at a time: what is filtered is let go.
+        self._users = self._users[kept]
+        self._items = self._items[kept]
+        self._behavior = self._behavior[kept]
+        self._split = self._split[kept]
         self._time = self._time[kept]
 
     def _measure(
@@ -181,10 +201,11 @@ class ArrayStages:
     ) -> list[FunnelStep]:
         """What each of `filters` drops and leaves; see `mbrec.data_prep.funnel.measure`."""
         width = len(names) + 1  # the codes from -1 on
-        cells = np.bincount(
-            number.astype(np.int32) * width + self._behavior + 1,
-            minlength=(len(filters) + 1) * width,
-        ).reshape(-1, width)
+        cells = np.zeros((len(filters) + 1) * width, dtype=np.int64)
+        for rows in _slices(len(number)):
+            cell = number[rows].astype(np.int64) * width + self._behavior[rows] + 1
+            cells += np.bincount(cell, minlength=len(cells))
+        table = cells.reshape(-1, width)
         last = [
             _last(number, codes, len(found), len(filters))
             for codes, found in (
@@ -194,7 +215,7 @@ class ArrayStages:
         ]
         steps = []
         for place, name in enumerate(filters):
-            gone, left = cells[place], cells[place + 1 :].sum(axis=0)
+            gone, left = table[place], table[place + 1 :].sum(axis=0)
             users, items = (int(reached[place + 1 :].sum()) for reached in last)
             steps.append(
                 FunnelStep(
@@ -218,22 +239,24 @@ def _last(number: Numbers, codes: ids.IntArray, count: int, filters: int) -> Num
     """How many ids got to filter 0, 1 …, and no further; the last: through all."""
     reached = np.full(count, -1, dtype=np.int32)
     for place in range(filters + 1):
-        here = number == place
-        rows = np.count_nonzero(here)
-        if rows == len(number):
-            reached[:] = place  # there is no id without a row
-        elif rows:
-            reached[codes[here]] = place
+        for rows in _slices(len(number)):
+            there: Numbers = codes[rows][number[rows] == place]
+            reached[there] = place
     return np.bincount(reached[reached >= 0], minlength=filters + 1)
 
 
-def _joined(tables: Sequence[pa.Table], column: str) -> Numbers:
-    return np.concatenate([table[column].to_numpy() for table in tables])
+def _slices(rows: int) -> Iterator[slice]:
+    """All rows, a slice at a time: what is made of them on the way takes several times as much."""
+    for start in range(0, rows, _SLICE):
+        yield slice(start, min(start + _SLICE, rows))
 
 
-def _times(tables: Sequence[pa.Table]) -> Numbers:
+def _joined(columns: Sequence[pa.ChunkedArray]) -> Numbers:
+    return np.concatenate([column.to_numpy() for column in columns])
+
+
+def _times(columns: list[pa.ChunkedArray]) -> Numbers:
     """Seconds; `_UNKNOWN` where the log tells none."""
-    columns = [table[TIMESTAMP] for table in tables]
     if any(column.null_count for column in columns):
         columns = [column.cast(pa.int64()).fill_null(_UNKNOWN) for column in columns]
-    return np.concatenate([column.to_numpy() for column in columns])
+    return _joined(columns)

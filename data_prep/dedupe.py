@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
@@ -16,49 +16,54 @@ Numbers = npt.NDArray[Any]
 Columns = tuple[IntArray, IntArray, Numbers, "Numbers | None"]
 Deduplicated = tuple[IntArray, IntArray, Numbers, Numbers, Numbers]
 
-_BUCKET = 1 << 22  # rows that are sorted at a time
+_BUCKET = 1 << 20  # rows that are sorted at a time
 _THREADS = 2  # each holds a bucket several times
 _SPLIT_BITS = 2
 _WORD = 63  # bits of a key that stay positive
 
 
-def deduplicate(columns: Columns, time: Numbers, *, unknown: int, last: bool) -> Deduplicated:
+def deduplicate(
+    columns: list[Numbers], *, unknown: int, last: bool, split_given: bool
+) -> Deduplicated:
     """One row per user, item and behavior, in that order.
 
-    Sorts O(N log N), bucket by bucket of users.
+    Sorts O(N log N), bucket by bucket of users. Memory: the columns and 8 bytes per row, to bring
+    the rows of every bucket together, and then some buckets.
 
     Args:
-        columns: Users, items (int32), behaviors and, if they count, splits (int8), from 0, (N,).
-        time: Seconds (N,), or `unknown`.
+        columns: Users, items (int32), behaviors, splits (int8), from 0, and seconds or `unknown`,
+            (N,) each; emptied, and what was in it is changed, so that nothing is there twice.
         unknown: Stands for a time that is not known.
         last: Take the last of several times, not the first.
+        split_given: Splits count.
 
     Returns:
         Users, items, behaviors, splits (0 if they do not count), and times. A row is that of the
         first split; its time that of the first split with any.
     """
+    users, items, behavior, split, time = columns
     clock = _Clock.of(time, unknown, last=last)
-    packing = _Packing.of(columns)
-    users = columns[0]
+    packing = _Packing.of((users, items, behavior, split if split_given else None))
+    starts = _buckets(users)
+    del users, items, behavior, split, time
+    ends = _group(columns, starts) if len(starts) > 1 else [len(columns[0])]
+    rows = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
-    def work(bounds: tuple[int, int] | None) -> Deduplicated:
-        rows = None
-        if bounds is not None:
-            rows = np.flatnonzero((users >= bounds[0]) & (users < bounds[1]))
-        parts = tuple(c if c is None or rows is None else c[rows] for c in columns)
-        times = time if rows is None else time[rows]
-        return _bucket(packing, clock, parts, times)  # type: ignore[arg-type]
+    def work(bucket: slice) -> int:
+        users, items, behavior, split, time = (column[bucket] for column in columns)
+        parts = (users, items, behavior, split if split_given else None)
+        found = _bucket(packing, clock, parts, time)
+        for column, kept in zip(columns, found, strict=True):
+            column[bucket.start : bucket.start + len(kept)] = kept
+        return len(found[0])
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(work, _buckets(users)))
-    if len(found) == 1:
-        return found[0]
-    columns_of = [list(pieces) for pieces in zip(*found, strict=True)]
-    found.clear()
-    joined = []
-    while columns_of:  # one at a time: what is joined is let go
-        joined.append(np.concatenate(columns_of.pop(0)))
-    return tuple(joined)  # type: ignore[return-value]
+        kept = list(pool.map(work, rows))
+    for column in columns:
+        _close_up(column, [slice(b.start, b.start + n) for b, n in zip(rows, kept, strict=True)])
+    found = tuple(columns)
+    columns.clear()
+    return found  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -135,18 +140,59 @@ class _Packing:
         return rest.astype(np.int32), items, behavior, split
 
 
-def _buckets(users: IntArray) -> Iterator[tuple[int, int] | None]:
-    """Ranges of users with about `_BUCKET` rows each; None: all at once."""
+def _buckets(users: IntArray) -> Numbers:
+    """First users of buckets with about `_BUCKET` rows each."""
     if len(users) <= _BUCKET:
-        yield None
-        return
-    rows = np.cumsum(np.bincount(users))
-    start = 0
-    while start < len(rows):
-        done = int(rows[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(rows, done + _BUCKET, side="right")))
-        yield start, stop
-        start = stop
+        return np.zeros(1, dtype=np.int64)
+    counts = np.zeros(int(users.max()) + 1, dtype=np.int64)
+    for rows in _chunks(len(users)):
+        counts += np.bincount(users[rows], minlength=len(counts))
+    bucket = np.cumsum(counts) // _BUCKET
+    return np.flatnonzero(np.diff(bucket, prepend=-1))
+
+
+def _group(columns: list[Numbers], starts: Numbers) -> list[int]:
+    """Bring the rows of every bucket together; give where each bucket ends."""
+    users = columns[0]
+    size = int(users.max()) + 1
+    bucket_of = np.repeat(np.arange(len(starts)), np.diff(starts, append=size)).astype(np.uint16)
+    counts = np.zeros(len(starts), dtype=np.int64)
+    for rows in _chunks(len(users)):
+        counts += np.bincount(bucket_of[users[rows]], minlength=len(starts))
+    ends = np.cumsum(counts)
+    upto = ends - counts
+    place = np.empty(len(users), dtype=np.uint32 if len(users) < 1 << 32 else np.int64)
+    for rows in _chunks(len(users)):
+        bucket = bucket_of[users[rows]]
+        order = np.argsort(bucket, kind="stable")
+        here = np.bincount(bucket, minlength=len(starts))
+        shift = upto - (np.cumsum(here) - here)
+        place[rows][order] = np.arange(len(order)) + np.repeat(shift, here)
+        upto += here
+    del users
+    for number, column in enumerate(columns):
+        grouped = np.empty_like(column)
+        for rows in _chunks(len(column)):
+            grouped[place[rows]] = column[rows]
+        columns[number] = grouped
+        del column  # before there is memory for the next
+    return [int(end) for end in ends]
+
+
+def _close_up(column: Numbers, kept: Sequence[slice]) -> None:
+    """Move the rows that are kept to the front, and give the rest of the memory back."""
+    count = 0
+    for rows in kept:
+        size = rows.stop - rows.start
+        if count != rows.start:
+            column[count : count + size] = column[rows]
+        count += size
+    column.resize(count, refcheck=False)
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, _BUCKET):
+        yield slice(start, min(start + _BUCKET, rows))
 
 
 def _bucket(packing: _Packing, clock: _Clock, columns: Columns, time: Numbers) -> Deduplicated:

@@ -28,8 +28,7 @@ def encode(chunks: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, IntArray]:
     if pa.types.is_dictionary(chunks[0].type):
         parts = [chunk for part in chunks for chunk in part.chunks]
         return _encode_texts(pa.chunked_array(parts, chunks[0].type))
-    numbers = np.concatenate([chunk.to_numpy() for chunk in chunks])
-    found, codes = _encode_numbers(numbers)
+    found, codes = _encode_numbers([part.to_numpy() for chunk in chunks for part in chunk.chunks])
     return pa.array(found.astype(np.int64)), codes
 
 
@@ -62,20 +61,33 @@ def renumbered(
     return kept, codes
 
 
-def _encode_numbers(numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], IntArray]:
-    if not len(numbers):
-        return numbers, np.empty(0, dtype=np.int32)
-    low, high = int(numbers.min()), int(numbers.max())
-    if high - low < _SPARSE * len(numbers):
-        places = numbers - numbers.dtype.type(low) if low else numbers
+def _encode_numbers(
+    chunks: Sequence[npt.NDArray[Any]],
+) -> tuple[npt.NDArray[Any], IntArray]:
+    """Number by number of a chunk: of all rows there is nothing but the result."""
+    chunks = [chunk for chunk in chunks if len(chunk)]
+    codes = np.empty(sum(map(len, chunks)), dtype=np.int32)
+    if not chunks:
+        return np.empty(0, dtype=np.int64), codes
+    low = min(int(chunk.min()) for chunk in chunks)
+    high = max(int(chunk.max()) for chunk in chunks)
+    if high - low < _SPARSE * len(codes):
         present = np.zeros(high - low + 1, dtype=bool)
-        present[places] = True
-        codes = np.cumsum(present, dtype=np.int32)[places]
-        codes -= 1
-        return np.flatnonzero(present) + low, codes
-    ordered = np.sort(numbers)
-    found = ordered[np.append(True, ordered[1:] != ordered[:-1])]
-    return found, np.searchsorted(found, numbers).astype(np.int32)
+        for chunk in chunks:
+            present[chunk.astype(np.int64) - low] = True
+        rank = np.cumsum(present, dtype=np.int32) - np.int32(1)
+        found = np.flatnonzero(present) + low
+        parts = (rank[chunk.astype(np.int64) - low] for chunk in chunks)
+    else:
+        ordered = np.sort(np.concatenate(chunks))
+        found = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+        del ordered
+        parts = (np.searchsorted(found, chunk).astype(np.int32) for chunk in chunks)
+    start = 0
+    for part in parts:
+        codes[start : start + len(part)] = part
+        start += len(part)
+    return found, codes
 
 
 def _encode_texts(chunks: pa.ChunkedArray) -> tuple[pa.Array, IntArray]:

@@ -132,7 +132,8 @@ def test_duplicates_in_buckets_are_those_of_a_dictionary(
     # Times of more than 50 bits leave no room for them in a key.
     time = rng.integers(-5, 5, rows) * (10**15 if wide else 1)
     time[rng.random(rows) < 0.2] = unknown = np.iinfo(np.int64).min
-    found = deduplicate((users, items, behavior, part), time, unknown=unknown, last=last)
+    columns = [column.copy() for column in (users, items, behavior, part, time)]
+    found = deduplicate(columns, unknown=unknown, last=last, split_given=True)
     expected: dict[tuple[int, ...], tuple[int, int]] = {}
     pick = max if last else min
     columns = (users, items, behavior)
