@@ -25,7 +25,7 @@ from mbrec.evaluation import PER_USER, SOURCE
 from mbrec.guard import inside, read_columns
 from mbrec.metrics import METRICS, FloatArray
 from mbrec.results import HeldOut
-from mbrec.run import EMBEDDINGS, Run
+from mbrec.run import Run
 from mbrec.significance import Paired, holm, paired
 from mbrec.verdict import Row, behavior_sentence, overall_sentence
 
@@ -142,7 +142,7 @@ def _figures(run: Run, metric: str, split: HeldOut, other: Run) -> pa.Table:
     try:
         schema = pq.read_schema(path)
         source = json.loads((schema.metadata or {}).get(SOURCE, b"null"))
-        if source != {"dataset": run.dataset_hash, "scores": run.info["files"][EMBEDDINGS]}:
+        if source != run.source:
             raise ArtefactError(f"{path} was written before {run.path} was last trained.", again)
         if metric not in schema.names:
             there = [name for name in schema.names if "@" in name]

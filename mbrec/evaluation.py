@@ -34,7 +34,7 @@ from mbrec.parallel.ranking import top_k_together
 from mbrec.parallel.team import ALONE, Team
 from mbrec.ranking import Exclusion
 from mbrec.results import BehaviorResult, HeldOut, Progress, averages
-from mbrec.run import EMBEDDINGS, Run, run_to_write
+from mbrec.run import Run, run_to_write
 from mbrec.sampled import Sampled, evaluate_sampled
 from mbrec.scoring import Scorer
 from mbrec.slices import slice_results
@@ -225,17 +225,17 @@ def _write(run: Run, evaluation: Evaluation) -> None:
     """Write everything that was measured into the run's folder."""
     split, table = evaluation.split, evaluation.per_user
     # A run that is trained on, or data that change, must not be compared by old figures.
-    source = {"dataset": run.dataset_hash, "scores": run.info["files"][EMBEDDINGS]}
+    source = run.source
     table = table.replace_schema_metadata({SOURCE: json.dumps(source)})
     with atomic_path(run.path / PER_USER.format(split=split)) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
     write_json(run.path / EVALUATION.format(split=split), evaluation.summary())
     if evaluation.slices is not None:
-        write_json(run.path / SLICES.format(split=split), evaluation.slices)
+        write_json(run.path / SLICES.format(split=split), {"source": source, **evaluation.slices})
     if evaluation.sampled is not None:
         against = evaluation.sampled
         name = SAMPLED.format(split=split, count=against.count)
-        write_json(run.path / name, against.summary())
+        write_json(run.path / name, {"source": source, **against.summary()})
 
 
 def _ranked(

@@ -151,6 +151,11 @@ class Run:
             )
         return dataset
 
+    @property
+    def source(self) -> dict[str, str]:
+        """What figures of this run are stamped with: they are stale once it differs."""
+        return {"dataset": self.dataset_hash, "scores": str(self.info["files"][EMBEDDINGS])}
+
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
         path = self._checked(EMBEDDINGS)

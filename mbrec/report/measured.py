@@ -6,7 +6,6 @@ Nothing is written into the run, and of the held-out rows only those of the spli
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,7 @@ from mbrec.files import read_json
 from mbrec.guard import inside, read_columns
 from mbrec.metrics import METRICS, FloatArray
 from mbrec.results import BehaviorResult, HeldOut, Progress, averages
-from mbrec.run import EMBEDDINGS, Run
+from mbrec.run import Run
 from mbrec.significance import bootstrap
 from mbrec.slices import slice_results
 
@@ -81,7 +80,7 @@ def measure(
         DataError: The dataset has no rows in this split.
     """
     held = _stored(run, split)
-    slices = _stored_slices(run, held, split) if held else None
+    slices = _stored_slices(run, split) if held else None
     if held and slices:
         return _measured(run, held, split, slices)
     if dataset is None:
@@ -114,7 +113,7 @@ def _stored(run: Run, split: HeldOut) -> pa.Table | None:
     try:
         schema = pq.read_schema(path)
         source = json.loads((schema.metadata or {}).get(SOURCE, b"null"))
-        if source != {"dataset": run.dataset_hash, "scores": run.info["files"][EMBEDDINGS]}:
+        if source != run.source:
             return None
         names = [name for name in schema.names if _is_metric(name)]
         table = read_columns(path, [USER_ID, BEHAVIOR, *names])
@@ -138,41 +137,13 @@ def _measured(
     return Measured(split, _lengths(table), users, values, slices, stored=True)
 
 
-def _stored_slices(run: Run, table: pa.Table, split: HeldOut) -> dict[str, Any] | None:
-    """The slices beside the figures, if they are of the same figures.
-
-    The file does not say of which scores it is. But quartiles of activity part the users, so their
-    means weighted by users have to be the mean over users.
-    """
+def _stored_slices(run: Run, split: HeldOut) -> dict[str, Any] | None:
+    """The slices of the run, unless it was trained since."""
     path = inside(run.path, SLICES.format(split=split))
     if not path.is_file():
         return None
     slices = read_json(path, "slices")
-    try:
-        fits = all(
-            _fits(slices["behaviors"][behavior]["activity"], table, behavior)
-            for behavior in run.behaviors
-        )
-    except (KeyError, TypeError):
-        return None
-    return slices if fits else None
-
-
-def _fits(quartiles: Mapping[str, Any], table: pa.Table, behavior: str) -> bool:
-    part = table.filter(pc.equal(table[BEHAVIOR], behavior))
-    rows = [row for row in quartiles.values() if row["users"]]
-    if sum(row["users"] for row in rows) != len(part):
-        return False
-    return all(
-        math.isclose(
-            sum(row["users"] * row[name] for row in rows),
-            pc.sum(part[name]).as_py() or 0.0,
-            rel_tol=1e-9,
-            abs_tol=1e-9,
-        )
-        for name in table.column_names
-        if _is_metric(name)
-    )
+    return slices if slices.get("source") == run.source and "behaviors" in slices else None
 
 
 def _is_metric(name: str) -> bool:

@@ -81,7 +81,8 @@ def test_json_holds_slices_and_sampled_figures_if_asked(tiny_run: Run) -> None:
     said = json.loads(CliRunner().invoke(command, asked).stdout)
     assert list(said) == ["split", "behaviors", "macro", "slices", "sampled"]
     for key, file in (("slices", "slices.test"), ("sampled", "evaluation.test.sampled4")):
-        assert said[key] == json.loads((tiny_run.path / f"{file}.json").read_text())
+        written = json.loads((tiny_run.path / f"{file}.json").read_text())
+        assert {"source": tiny_run.source, **said[key]} == written
     assert said["sampled"]["comparable"] is False
 
 

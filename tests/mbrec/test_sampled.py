@@ -196,6 +196,7 @@ def test_sampled_figures_have_names_and_a_file_of_their_own(tiny_run: Run) -> No
     plain = json.loads((tiny_run.path / "evaluation.test.json").read_text())
     written = json.loads((tiny_run.path / "evaluation.test.sampled9.json").read_text())
     assert evaluation.sampled is not None
+    assert written.pop("source") == tiny_run.source
     assert written == evaluation.sampled.summary()
     assert plain == evaluation.summary()
     assert written["comparable"] is False

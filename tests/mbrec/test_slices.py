@@ -236,6 +236,7 @@ def test_beyond_accuracy_is_that_of_its_definition(lists: list[list[int]], data:
 def test_slices_of_a_run_are_written_beside_its_evaluation(tiny_run: Run) -> None:
     evaluation = evaluate_run(tiny_run.path, slices=True, ks=[5, 10])
     written = json.loads((tiny_run.path / "slices.test.json").read_text())
+    assert written.pop("source") == tiny_run.source
     assert written == evaluation.slices
     assert list(written["behaviors"]) == ["click", "favorite", "purchase"]
     empty = written["behaviors"]["favorite"]
