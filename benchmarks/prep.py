@@ -146,13 +146,14 @@ def synthetic_log(path: Path, rows: int) -> None:
 
 
 def main() -> None:
+    """Read the options; prepare in turns, each in a process of its own; print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--only-ours", action="store_true", help="time and memory alone")
     parser.add_argument("--folder", type=Path, help="for log and results  [default: temporary]")
     parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--log", type=Path, help="use it, and write it if it is not there")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
@@ -161,8 +162,9 @@ def main() -> None:
     names = ["mbrec"] if options.only_ours else list(CONTENDERS)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="mbrec-prep-") as folder:
-        log = Path(folder) / "UserBehavior.csv"
-        synthetic_log(log, options.rows)
+        log = options.log or Path(folder) / "UserBehavior.csv"
+        if not log.exists():
+            synthetic_log(log, options.rows)
         for _ in range(options.turns):
             for name in names:
                 results[name].append(measured(name, log, Path(folder) / name))
