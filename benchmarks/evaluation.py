@@ -104,6 +104,7 @@ def largest_difference(a: Means, b: Means, names: Mapping[str, str]) -> float:
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a prepared dataset with validation rows")
     parser.add_argument("--recbole-python", help="python of RecBole's environment")

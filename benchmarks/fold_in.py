@@ -32,6 +32,7 @@ METRICS = ("hr@20", "ndcg@20")
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="lightgcn")

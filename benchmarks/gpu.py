@@ -103,6 +103,7 @@ def show(figures: dict[str, Figures]) -> None:
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a prepared dataset with validation rows")
     parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"])

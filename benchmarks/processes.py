@@ -120,6 +120,7 @@ def measure(
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", default="bigel", help="bigel, lightgcn, mf-bpr or crgcn")

@@ -76,6 +76,7 @@ def there_and_back(propagate: Propagate, nodes: Nodes, gradients: Nodes) -> None
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edges", type=int, default=2_000_000)
     parser.add_argument("--users", type=int, default=20_000)

@@ -87,6 +87,7 @@ class Session:
 
 
 def main():
+    """Answer the orders on standard input, one JSON object per line, until it ends."""
     answers, sys.stdout = sys.stdout, sys.stderr
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)

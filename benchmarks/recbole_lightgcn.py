@@ -24,6 +24,7 @@ from mbrec.graph import Pairs, merge
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recbole-python", required=True, help="python of RecBole's environment")
     parser.add_argument("--events", type=int, default=2_000_000)

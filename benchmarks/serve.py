@@ -29,6 +29,7 @@ START = "import sys; from mbrec.cli.main import main; main(sys.argv[1:])"
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--data")

@@ -17,6 +17,7 @@ from turns import goal, in_turns, machine
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=15)
     args = parser.parse_args()

@@ -52,6 +52,7 @@ def measure(dataset: PreparedDataset, batch_size: int, turns: int) -> None:
 
 
 def main() -> None:
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a prepared dataset, e.g. of JD")
     parser.add_argument("--events", type=int, default=2_000_000)
