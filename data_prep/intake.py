@@ -21,8 +21,8 @@ from mbrec.data_prep.stages import Stages
 from mbrec.data_prep.tables import TableStages
 from mbrec.memory import free_memory
 
-# Of the memory allowed, rows may take a fifth: so much more is needed to work on them.
-_SHARE = 0.2
+# Of the memory allowed, what rows may take: bringing together those of a user needs as much again.
+_SHARE = 0.3
 _DEFAULT_SHARE = 0.8  # of the memory that is free
 _FALLBACK = 4 << 30  # where a system does not say what is free
 
