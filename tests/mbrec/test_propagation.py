@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mbrec import backend
 from mbrec.columns import GLOBAL
 from mbrec.errors import DataError
 from mbrec.graph import Pairs, build_graph
@@ -178,3 +180,26 @@ def test_propagation_keeps_nothing_on_the_graph() -> None:
     engine.aggregate("click", random_nodes(0))
     assert not graph.nodes["user"].data
     assert not graph.nodes["item"].data
+
+
+def test_another_kernel_than_the_expected_one_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend._kernel_adds(), "the fast path is off with the DGL that is installed here"
+
+    def overwrites(graph: Any, source: Any, sums: Any) -> None:
+        sums.copy_(backend.dgl().ops.copy_u_sum(graph, source))
+
+    def is_missing(graph: Any, source: Any, sums: Any) -> None:
+        raise AttributeError("_CAPI_DGLKernelSpMM")
+
+    graph = backend.dgl().heterograph({("a", "to", "b"): ([0, 1, 1], [0, 0, 1])})
+    source = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    try:
+        for kernel in (overwrites, is_missing):
+            monkeypatch.setattr(backend, "_kernel", kernel)
+            backend._kernel_adds.cache_clear()
+            sums = torch.full((2, 2), 10.0)
+            backend.add_sums(graph, source, sums)
+            assert sums.tolist() == [[14.0, 17.0], [13.0, 15.0]]
+    finally:
+        monkeypatch.undo()
+        backend._kernel_adds.cache_clear()

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError
+from mbrec.keeping import BEST
 from mbrec.run import EMBEDDINGS, METRICS, Run
-from mbrec.trainer import BEST, LAST
+from mbrec.trainer import LAST
 
 SETTINGS: dict[str, Any] = {
     "method": "bigel",
