@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mbrec.columns import BEHAVIOR, ITEM_ID, USER_ID
+from mbrec.columns import BEHAVIOR, ITEM_ID, TIMESTAMP, USER_ID
 from mbrec.data_prep.reading import read_files
 from mbrec.data_prep.rejects import Rejects
 from mbrec.data_prep.sources.csv import Mapping, describe
@@ -21,7 +21,8 @@ from mbrec.errors import DataError
 class Events:
     """The distinct events of a log."""
 
-    table: pa.Table  # user_id, item_id, behavior as text; each row once
+    table: pa.Table
+    """user_id, item_id, behavior as text, each once, and the last timestamp (null: unknown)."""
     rows: int  # of the log
     rejected: dict[str, int]  # reason → rows that were not used
 
@@ -63,8 +64,11 @@ def read_events(path: Path, behaviors: Sequence[str]) -> Events:
 def _as_texts(rows: pa.Table, behaviors: Sequence[str]) -> pa.Table:
     names = pa.array(behaviors, pa.string())
     columns = {column: rows[column].cast(pa.string()) for column in (USER_ID, ITEM_ID)}
-    return pa.table({**columns, BEHAVIOR: names.take(rows[BEHAVIOR].combine_chunks())})
+    columns[BEHAVIOR] = names.take(rows[BEHAVIOR].combine_chunks())
+    return pa.table({**columns, TIMESTAMP: rows[TIMESTAMP].cast(pa.int64())})
 
 
 def _distinct(table: pa.Table) -> pa.Table:
-    return table.group_by(table.column_names).aggregate([])
+    keys = [USER_ID, ITEM_ID, BEHAVIOR]
+    found = table.group_by(keys).aggregate([(TIMESTAMP, "max")])
+    return found.select([*keys, f"{TIMESTAMP}_max"]).rename_columns([*keys, TIMESTAMP])

@@ -6,6 +6,9 @@ the last entry. A new user's history is the same sum over her edges, and her sco
 those that the run would give a known user with these edges. Where a method has scaled every user's
 scores to standard deviation 1, so are hers.
 
+A part of a blend that says how lately something was done (1 / n for the n-th latest item) follows
+from the times of the new users' events in the same way.
+
 **Embeddings.** One propagation over her edges, of all behaviors merged, from the final item
 embeddings that score the list, with LightGCN's normalization (He et al. 2020, equation 3) and the
 items' training degrees:
@@ -25,8 +28,9 @@ like them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +42,8 @@ from scipy import linalg, sparse
 from mbrec.blending import unit_spread
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs, merge
-from mbrec.history import scorable
+from mbrec.history import latest_first, scorable
+from mbrec.models.base import Times
 from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
 
 RIDGE = 1e-3  # λ, as a share of the mean squared column of p
@@ -61,6 +66,8 @@ class FoldIn:
     num_known: int  # U
     num_new: int  # N
     num_items: int  # I
+    times: Mapping[str, Times] = field(default_factory=dict)
+    """Behavior → when the pairs of `new` were done, where that is known."""
 
     def scorer(self, scorer: Scorer, what: str) -> Scorer:
         """What `scorer` is for the known users, for the new ones.
@@ -85,7 +92,8 @@ class FoldIn:
         if isinstance(scorer, Factors):
             return self._factors(scorer)
         if isinstance(scorer, Sparse):
-            return self._history(scorer, what, scaled)
+            latest = self._latest(scorer, what)
+            return latest or self._history(scorer, what, scaled)
         if isinstance(scorer, ItemToItem):
             return ItemToItem(self._history(scorer.history, what, scaled), scorer.similarity)
         if isinstance(scorer, ItemNeighbors):
@@ -98,10 +106,7 @@ class FoldIn:
         Where every user has a scale of her own, the weights are known but for a common factor,
         which the caller's scaling takes away again.
         """
-        found = sparse.csr_matrix(
-            (history.values.numpy(), history.items.numpy(), history.indptr.numpy()),
-            (history.num_users, history.num_items),
-        )
+        found = _matrix(history)
         weights = self._proportions(found) if scaled else self._weights(found)
         if weights is None:
             raise _refused(what)
@@ -109,6 +114,32 @@ class FoldIn:
         result.eliminate_zeros()
         result.sort_indices()
         return scorable(result)
+
+    def _latest(self, scorer: Sparse, what: str) -> Sparse | None:
+        """The new users' latest items, if that is what `scorer` has of the known ones."""
+        counts = scorer.indptr.diff().numpy()
+        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        values = scorer.values.numpy()
+        rows = np.repeat(np.arange(len(counts)), counts)
+        # With one item per user at most it is a plain history, too.
+        if counts.max(initial=0) < 2 or not np.allclose(
+            values[np.lexsort((-values, rows))], 1 / (1 + place)
+        ):
+            return None
+        found = _matrix(scorer).sign()
+        for asked, behavior in itertools.permutations(self.known, 2):
+            mine = self._known[asked]
+            if (mine - mine.multiply(self._known[behavior]) != found).nnz:
+                continue
+            pairs, own = self.new[asked], self.new[behavior]
+            times = self.times.get(asked, np.empty(0, np.int64))
+            if len(times) != len(pairs):
+                raise ArtefactError(
+                    f"{what} cannot be folded in: its scores need to know when users did what.",
+                    "Give a log of the new users with a column timestamp.",
+                )
+            return latest_first(pairs, times, own, self.num_new, self.num_items)
+        return None
 
     def _weights(self, found: Any) -> dict[str, float] | None:
         """The w with X = Σ_b w_b A_b, or None."""
@@ -194,6 +225,13 @@ class FoldIn:
             )
             for name in self.known
         }
+
+
+def _matrix(history: Sparse) -> Any:
+    return sparse.csr_matrix(
+        (history.values.numpy(), history.items.numpy(), history.indptr.numpy()),
+        (history.num_users, history.num_items),
+    )
 
 
 def _weighted(relations: Mapping[str, Any], weights: Mapping[str, float]) -> Any:

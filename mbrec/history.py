@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from mbrec.models.base import Context
+from mbrec.graph import Pairs
+from mbrec.models.base import Context, Times
 from mbrec.scoring import Sparse
 
 
@@ -40,3 +41,29 @@ def scorable(matrix: Any) -> Sparse:
     """A `scipy.sparse` matrix, indices ascending within a row, as what a scorer holds."""
     indptr, items, values = map(torch.from_numpy, (matrix.indptr, matrix.indices, matrix.data))
     return Sparse.of(indptr, items, values, matrix.shape[1])
+
+
+def latest_first(
+    pairs: Pairs, times: Times, without: Pairs, num_users: int, num_items: int
+) -> Sparse:
+    """1 / n for the user's n-th latest item.
+
+    Args:
+        pairs: Users and items, sorted by user.
+        times: Of them. (E,)
+        without: Pairs that are not counted.
+        num_users: U.
+        num_items: I.
+    """
+    left = ~np.isin(_keys(pairs, num_items), _keys(without, num_items))
+    users, items = pairs.user_idx[left], pairs.item_idx[left]
+    order = np.lexsort((items, -times[left].astype(np.float64), users))
+    counts = np.bincount(users, minlength=num_users)
+    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = np.empty(len(users), np.float32)
+    values[order] = 1 / (1 + place)
+    return Sparse.from_pairs(Pairs(users, items), num_users, num_items, torch.from_numpy(values))
+
+
+def _keys(pairs: Pairs, num_items: int) -> Any:
+    return pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx

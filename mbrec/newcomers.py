@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from mbrec.columns import BEHAVIOR, ITEM_ID, USER_ID
+from mbrec.columns import BEHAVIOR, ITEM_ID, TIMESTAMP, USER_ID
 from mbrec.device import pick_device
 from mbrec.errors import DataError
 from mbrec.export import (
@@ -29,9 +30,12 @@ from mbrec.export import (
 from mbrec.folding import FoldIn
 from mbrec.graph import Pairs, merge
 from mbrec.list_tables import Ids
+from mbrec.models.base import Times
 from mbrec.ranking import Exclusion
 from mbrec.run import Run
 from mbrec.scoring import Scorer
+
+Indices = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Newcomers:
 
     user_ids: pa.Array  # (N,) of the run's type if they fit it, else text; ascending
     relations: dict[str, Pairs]  # behavior → distinct pairs of newcomers and known items
+    times: dict[str, Times]  # behavior → Unix seconds of these pairs, where the log has them
     known_users: int  # users of the log that the run knows; their events are not used
     unknown_items: int  # items of newcomers that it does not know
     lost_events: int  # events with such items
@@ -72,7 +77,7 @@ def find_newcomers(run: Run, events: pa.Table) -> Newcomers:
 
     Args:
         run: Which users, items and behaviors are known.
-        events: user_id, item_id and behavior as text; each row once.
+        events: user_id, item_id and behavior as text, each once; timestamp, if there.
 
     Raises:
         DataError: No event is left.
@@ -94,14 +99,18 @@ def find_newcomers(run: Run, events: pa.Table) -> Newcomers:
     order = pc.sort_indices(users)
     user_idx = pc.index_in(kept[USER_ID], value_set=texts.take(order)).to_numpy()
     item_idx = places.filter(usable).to_numpy()
+    relations, times = {}, {}
+    for name in run.behaviors:
+        rows = pc.equal(kept[BEHAVIOR], name).to_numpy()
+        relations[name], place = _pairs(user_idx[rows], item_idx[rows], len(run.item_ids))
+        if TIMESTAMP in kept.column_names:
+            found = kept[TIMESTAMP].filter(rows)
+            if found.null_count < len(found):
+                times[name] = found.fill_null(np.iinfo(np.int64).min).to_numpy()[place]
     return Newcomers(
         user_ids=users.take(order),
-        relations={
-            name: _pairs(
-                user_idx, item_idx, pc.equal(kept[BEHAVIOR], name).to_numpy(), len(run.item_ids)
-            )
-            for name in run.behaviors
-        },
+        relations=relations,
+        times=times,
         known_users=known_users,
         unknown_items=len(pc.unique(lost[ITEM_ID])),
         lost_events=len(lost),
@@ -128,8 +137,9 @@ def export_new_users(
     Args:
         path: The run's folder.
         out: A .parquet, .csv or .jsonl file (.csv.gz and .jsonl.gz too).
-        events: What users have done: user_id, item_id and behavior as text, each row once, as
-            `mbrec.data_prep.events.read_events` gives it. Users whom the run knows get no list.
+        events: What users have done: user_id, item_id and behavior as text, each once, and the last
+            timestamp, if there, as `mbrec.data_prep.events.read_events` gives it. Users whom the
+            run knows get no list.
         k: Length of the lists; shorter only where fewer items are left.
         behaviors: Which lists; by default all.
         exclude_seen: As for `mbrec.export.export_run`, by what stands in `events`.
@@ -153,7 +163,7 @@ def export_new_users(
     found = find_newcomers(run, events)
     count, num_items = len(found.user_ids), len(run.item_ids)
     training = run.dataset(data, splits=("train",)).train_relations()
-    fold = FoldIn(training, found.relations, len(run.user_ids), count, num_items)
+    fold = FoldIn(training, found.relations, len(run.user_ids), count, num_items, found.times)
     seen = _seen(found, exclude_seen, num_items)
 
     def lists() -> Iterator[tuple[str, Scorer, Exclusion | None]]:
@@ -195,15 +205,11 @@ def _as_ids(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     return ids if ids.cast(pa.string()).equals(texts.cast(pa.string())) else texts
 
 
-def _pairs(
-    user_idx: np.ndarray[Any, np.dtype[Any]],
-    item_idx: np.ndarray[Any, np.dtype[Any]],
-    rows: np.ndarray[Any, np.dtype[np.bool_]],
-    num_items: int,
-) -> Pairs:
-    keys = np.unique(user_idx[rows].astype(np.int64) * num_items + item_idx[rows])
+def _pairs(user_idx: Indices, item_idx: Indices, num_items: int) -> tuple[Pairs, Indices]:
+    """The pairs, sorted, and where each stood."""
+    keys, place = np.unique(user_idx.astype(np.int64) * num_items + item_idx, return_index=True)
     users, items = np.divmod(keys, max(num_items, 1))
-    return Pairs(users.astype(np.int32), items.astype(np.int32))
+    return Pairs(users.astype(np.int32), items.astype(np.int32)), place
 
 
 def _seen(found: Newcomers, exclude_seen: ExcludeSeen, num_items: int) -> Mapping[str, Exclusion]:

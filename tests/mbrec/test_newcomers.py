@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError
 from mbrec.folding import FoldIn
 from mbrec.graph import Pairs, merge
-from mbrec.history import scorable
+from mbrec.history import latest_first, scorable
 from mbrec.newcomers import export_new_users, find_newcomers
 from mbrec.run import Run
 from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
@@ -61,6 +62,24 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
         "scaled": unit_spread(ItemNeighbors(past, neighbors)),
         "with popularity": Sum((ItemNeighbors(past, neighbors), tail), (1.0, 0.25)),
     }
+
+
+def test_how_lately_a_new_user_did_something_counts_as_for_a_known_one(
+    tiny_dataset: PreparedDataset,
+) -> None:
+    relations = tiny_dataset.train_relations()
+    asked, behavior = tiny_dataset.behaviors[0], tiny_dataset.behaviors[-1]
+    pairs = relations[asked]
+    times = np.random.default_rng(5).permutation(len(pairs)).astype(np.int64)
+    scorer = latest_first(pairs, times, relations[behavior], 24, 30)
+    assert int(scorer.indptr.diff().max()) > 1
+    fold, everybody = fold_known_users(tiny_dataset), torch.arange(24)
+    folded = replace(fold, times={asked: times}).scorer(Sum((scorer,), (2.0,)), "a run")
+    expected = 2 * scorer.scores(everybody, 0, 30)
+    torch.testing.assert_close(folded.scores(everybody, 0, 30), expected)
+    with pytest.raises(ArtefactError, match="when users did what") as caught:
+        fold.scorer(scorer, "a run")
+    assert "timestamp" in caught.value.remedy
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "history", "scaled", "with popularity"])

@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from mbrec.graph import Pairs
-from mbrec.history import scorable, weighted_history
+from mbrec.history import latest_first, scorable, weighted_history
 from mbrec.models.base import Context
 from mbrec.models.mostpop import popularity
 from mbrec.scoring import Factors, ItemNeighbors, Sparse
@@ -70,16 +69,12 @@ def recency(context: Context, asked: str, behavior: str) -> Sparse:
         asked: The behavior of which the items are.
         behavior: The behavior that is ranked.
     """
-    pairs, own = context.train[asked], context.train[behavior]
-    left = ~np.isin(_keys(pairs, context.num_items), _keys(own, context.num_items))
-    users, items, times = pairs.user_idx[left], pairs.item_idx[left], context.times[asked][left]
-    order = np.lexsort((items, -times.astype(np.float64), users))
-    counts = np.bincount(users, minlength=context.num_users)
-    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    values = np.empty(len(users), np.float32)
-    values[order] = 1 / (1 + place)
-    found = Sparse.from_pairs(
-        Pairs(users, items), context.num_users, context.num_items, torch.from_numpy(values)
+    found = latest_first(
+        context.train[asked],
+        context.times[asked],
+        context.train[behavior],
+        context.num_users,
+        context.num_items,
     )
     return found.to(context.device)
 
@@ -103,10 +98,6 @@ def _best(products: Any, start: int, count: int) -> Any:
     block = sparse.csr_matrix((value[kept], (row[kept], column[kept])), products.shape)
     block.sort_indices()
     return block
-
-
-def _keys(pairs: Pairs, num_items: int) -> Any:
-    return pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
 
 
 def _power(sums: Any, exponent: float) -> Any:
