@@ -75,7 +75,7 @@ def _own(part: str, asked: Asked, value: float) -> list[Shares]:
     """A score kept for this user and item: for what she has done to it, or by walks."""
     prefix, _, behavior = part.partition("/")
     nodes, values = np.array([asked.item]), np.array([value])
-    if prefix == "history" and behavior in asked.done.behaviors:
+    if prefix in ("history", "recency") and behavior in asked.done.behaviors:
         return [Shares(part, behavior, 0, nodes, values)]
     if asked.item not in asked.done.known():
         return [single(part, value)]
