@@ -1,12 +1,12 @@
 """Checkpoints: one safetensors file holds weights, optimizer state and where training stands.
 
 One file, so that a crash between two writes cannot leave halves of different epochs. It knows the
-SHA-256 of its tensors and the run that it is of, so that neither damage nor a mix-up is trained on.
+SHA-256 of all that it says and the run that it is of, so that neither damage nor a mix-up is
+trained on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -150,7 +150,7 @@ def save(
     else:
         plain = {name: _plain(tensor) for name, tensor in tensors.items()}
         with atomic_path(path) as temporary:
-            save_file(plain, temporary, {**metadata, _DIGEST: _digest(plain)})
+            save_file(plain, temporary, {**metadata, _DIGEST: _digest(plain, metadata)})
 
 
 def load(
@@ -177,10 +177,10 @@ def load(
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata()
         at = Progress.read(metadata[_PROGRESS])
-        digest = metadata.get(_DIGEST)  # older releases wrote none
+        digest = metadata.pop(_DIGEST)
         # The first process reads all of it for the others, which have read their columns.
-        wrong = digest and team.first and digest != _digest_of(path, tensors, divided)
-        if team.any(bool(wrong)):
+        wrong = team.first and digest != _digest_of(path, tensors, metadata, divided)
+        if team.any(wrong):
             raise ValueError("its SHA-256 is not the one that was saved with it")
         _check_origin(json.loads(metadata.get(_ORIGIN, "{}")), origin or {})
         for part in parts:
@@ -227,12 +227,17 @@ def _check_origin(found: Origin, expected: Origin) -> None:
         raise ValueError(f"it is of a run with another {', '.join(other)}")
 
 
-def _digest_of(path: Path, tensors: Mapping[str, Tensor], divided: Mapping[str, Columns]) -> str:
-    return tensor_file.content_digest(path) if divided else _digest(tensors)
+def _digest_of(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, str],
+    divided: Mapping[str, Columns],
+) -> str:
+    return tensor_file.content_digest(path, _DIGEST) if divided else _digest(tensors, texts)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    digest = tensor_file.text_digest(texts)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

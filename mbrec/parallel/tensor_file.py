@@ -49,7 +49,7 @@ def write(
         tensors: Of the same names on all ranks.
         divided: Those of which each rank gives its own columns, (N, d / R).
         metadata: Texts that the file holds.
-        digest: If given, the metadata hold `content_digest` under this name.
+        digest: If given, the metadata also hold `content_digest` under this name.
     """
     shapes = {name: _shape(tensor, divided.get(name)) for name, tensor in tensors.items()}
     # Larger types first, as the library does it, so that every tensor is aligned.
@@ -67,7 +67,7 @@ def write(
             for chunk in _whole(tensors[name], divided.get(name)):
                 stream.write(chunk.numpy().data)
     if digest:
-        found = content_digest(path)
+        found = content_digest(path, digest)
         with path.open("r+b") as stream:
             stream.write(header.replace(_UNKNOWN.encode(), found.encode(), 1))
 
@@ -93,13 +93,23 @@ def read(path: Path, divided: Divided) -> dict[str, Tensor]:
     return found
 
 
-def content_digest(path: Path) -> str:
-    """SHA-256 over name, type, shape and bytes of every tensor, by name; in bounded memory."""
-    found = hashlib.sha256()
+def text_digest(texts: Mapping[str, str]) -> hashlib._Hash:
+    """SHA-256 of the metadata of a file, to be gone on with over its tensors."""
+    return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode() + b"\n")
+
+
+def content_digest(path: Path, digest: str) -> str:
+    """SHA-256 over the metadata, and name, type, shape and bytes of every tensor, by name.
+
+    Args:
+        path: Of the file; it is read in bounded memory.
+        digest: The name in the metadata that is left out.
+    """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
+        texts = header.pop("__metadata__", {})
+        found = text_digest({name: text for name, text in texts.items() if name != digest})
         for name, entry in sorted(header.items()):
             line = f"{name} {_NAMES[entry['dtype']]} {tuple(entry['shape'])}\n"
             found.update(line.encode())

@@ -247,3 +247,18 @@ def test_no_single_bit_of_a_run_can_flip_unseen(copy: Path, mbrec: Mbrec, name: 
             said(answer, name, "different datasets")
         else:  # a byte of Parquet's footer that says nothing of the figures
             assert answer.out == right, place
+
+
+@pytest.mark.slow
+def test_no_single_bit_of_a_checkpoint_can_flip_unseen(copy: Path, mbrec: Mbrec) -> None:
+    flipped = 0
+    for name in ("best.safetensors", "last.safetensors"):
+        path = copy / "run" / "checkpoints" / name
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            bit = 1 << place % 8
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            said(mbrec("train", copy / "data", "--out", copy / "run", "--resume"), name)
+            flipped += 1
+        path.write_bytes(whole)
+    assert flipped > 2000
