@@ -177,7 +177,9 @@ def load(
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata()
         at = Progress.read(metadata[_PROGRESS])
-        digest = metadata.pop(_DIGEST)
+        digest = metadata.pop(_DIGEST, None)
+        if digest is None:
+            raise ValueError("it has no SHA-256 of what it holds")
         # The first process reads all of it for the others, which have read their columns.
         wrong = team.first and digest != _digest_of(path, tensors, metadata, divided)
         if team.any(wrong):

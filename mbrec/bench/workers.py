@@ -113,6 +113,7 @@ class _Workers:
             yield Event(cell, bool(message.get("done")), message.get("epoch", {}))
 
     def close(self) -> None:
+        """End the processes, at once."""
         workers = [worker for worker in self._workers if worker is not None]
         for worker in workers:
             worker.process.terminate()
