@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,7 +83,12 @@ def hold(handle: int) -> bool | None:
 def _acquire(folder: Path, of: Path) -> int:
     path = folder / LOCK
     for _ in range(_TRIES):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if _is_other_than_folder(folder):
+                raise
+            continue  # it was there, and was removed before `mkdir` looked what it is
         try:
             # A link that a stranger put there is not followed: what it names would be overwritten.
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -105,6 +111,13 @@ def _acquire(folder: Path, of: Path) -> int:
             raise
         os.close(handle)
     raise BusyError(f"{of} is in use by processes that come and go.", "Try again.")
+
+
+def _is_other_than_folder(path: Path) -> bool:
+    try:
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _has_name(handle: int, path: Path) -> bool:
