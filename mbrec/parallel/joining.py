@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,11 @@ def joined(device: str = "auto", patience: timedelta = PATIENCE) -> Iterator[Tea
     distributed = torch.distributed
     if not distributed.is_available():
         raise DeviceError("This build of torch has no torch.distributed.", "Train in one process.")
+    # The functions of this module take the group there is when they are defined as a default, and
+    # keep it for good; optimizers import it. So it has to be imported before there is a group, or
+    # gloo's threads outlive `destroy_process_group`, and one that needs the interpreter while that
+    # ends aborts the process ("terminate called without an active exception").
+    importlib.import_module("torch.distributed.nn.functional")
     rank, place = int(os.environ["RANK"]), pick_device(device)
     if place.type == "cuda":
         _take_device(int(os.environ.get("LOCAL_RANK", rank)))
