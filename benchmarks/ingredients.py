@@ -24,10 +24,11 @@ from mbrec.models.bigel_plus import BigelPlus
 from mbrec.run import CHECKPOINTS
 from mbrec.training import build_method
 
-COUNTED = ("walk", "history", "popularity")
+COUNTED = ("walk", "linear", "history", "popularity")
 VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {},
     "- walk": {"walk": False},
+    "- linear": {"linear": False},
     "- history": {"history": False},
     "- popularity": {"popularity": False},
     "- context": {"context": False},

@@ -4,6 +4,9 @@
 P_ij = w_ij / (n_i^(1-β) n_j^β) with w_ij = Σ_u 1/n_u over the users who have both (Paudel et al.,
 "RP3β", TiiS 2017), i ≠ j. The discount β takes from popular items what they get by chance.
 
+*Linear.* EASE on the merged histories (Steck, WWW 2019; `mbrec.models.ease`), among the items of
+most users. Unlike walks, it knows what one item of the history says already of another.
+
 *History.* Whether the user has done another behavior to the item. Most clicks follow no purchase,
 yet who bought without a click in the log clicks later, and a favorite is often bought.
 
@@ -24,11 +27,14 @@ import torch
 from scipy import sparse
 
 from mbrec.history import latest_first, scorable, weighted_history
+from mbrec.memory import require_memory
 from mbrec.models.base import Context
+from mbrec.models.ease import item_weights, largest
 from mbrec.models.mostpop import popularity
 from mbrec.scoring import Factors, ItemNeighbors, Sparse
 
 _ROWS = 512  # items whose walks are held at a time
+_ITSELF = 0.3  # how much an item of the history counts for itself, as in EASE here
 
 
 def walk(context: Context, neighbors: int, discount: float) -> ItemNeighbors:
@@ -53,6 +59,39 @@ def walk(context: Context, neighbors: int, discount: float) -> ItemNeighbors:
     ]
     ends = sparse.vstack(blocks, format="csr").astype(np.float32)
     return ItemNeighbors(scorable(history), scorable(ends)).to(context.device)
+
+
+def linear(context: Context, num_items: int, l2: float, neighbors: int) -> ItemNeighbors:
+    """Scores by EASE among the items of most users; the others score 0.
+
+    Args:
+        context: The training part of a dataset.
+        num_items: How many items, M.
+        l2: λ of EASE.
+        neighbors: Weights kept per item, those of largest size.
+
+    Raises:
+        TrainingError: Two M × M matrices do not fit into memory, or λ is too small.
+
+    Cost: O(M³) time, 8 M² bytes while it is solved; 12 bytes per item and neighbor are kept.
+    """
+    merged = weighted_history(context, context.behaviors, {})
+    users = merged.getnnz(axis=0)
+    kept = np.sort(np.argsort(-users, kind="stable")[:num_items])
+    require_memory(
+        8 * len(kept) ** 2,
+        f"The linear part on {len(kept):,} items",
+        "Lower model.linear_items, or set model.linear=false.",
+        context.device,
+    )
+    weights = item_weights(merged[:, kept], l2, context.device).fill_diagonal_(_ITSELF)
+    found = largest(weights, neighbors).to("cpu")
+    counts = torch.zeros(context.num_items, dtype=torch.long)
+    counts[torch.from_numpy(kept)] = found.indptr.diff()
+    indptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+    items = torch.from_numpy(kept)[found.items]
+    everywhere = Sparse.of(indptr, items, found.values, context.num_items)
+    return ItemNeighbors(scorable(merged), everywhere).to(context.device)
 
 
 def history(context: Context, behavior: str) -> Sparse:

@@ -2,7 +2,7 @@
 
     cascades   several BiGEL (CGL, CGF, CPA) from different initial weights, by BPR
     context    LightGCN on the merged graph, by a softmax over many items       `context.py`
-    walk, history, recency, popularity                                          `counts.py`
+    walk, linear, history, recency, popularity                                  `counts.py`
 
 The cascades and the contextual branch are trained side by side, without shared weights, and each
 is kept at its own best epoch: they do not learn at the same pace. After training a blend of all
@@ -24,7 +24,7 @@ from mbrec.graph import Pairs
 from mbrec.models.base import Context, PerBehavior, TrainedMethod
 from mbrec.models.bigel.model import Bigel, BigelConfig
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, log_popularity, recency, walk
+from mbrec.models.bigel_plus.counts import history, linear, log_popularity, recency, walk
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
@@ -82,6 +82,18 @@ class BigelPlusConfig(BigelConfig):
 
     walk_discount: float = 0.2
     """β of the walks, 0 … 1."""
+
+    linear: bool = True
+    """Blend in EASE on the merged histories."""
+
+    linear_items: PositiveInt = 20_000
+    """Items that it knows, those of most users: it takes 8 bytes of memory per pair of them."""
+
+    linear_l2: PositiveFloat = 300.0
+    """λ of EASE."""
+
+    linear_neighbors: PositiveInt = 500
+    """Weights of EASE kept per item, those of largest size."""
 
     history: bool = True
     """Blend in what the user has done to the item in the other behaviors."""
@@ -231,6 +243,9 @@ class BigelPlus(TrainedMethod):
         if config.walk:
             scorer = walk(context, config.walk_neighbors, config.walk_discount)
             found["walk"] = Part(unit_spread(scorer), _SHARES)
+        if config.linear:
+            scorer = linear(context, config.linear_items, config.linear_l2, config.linear_neighbors)
+            found["linear"] = Part(unit_spread(scorer), _SHARES)
         if config.popularity:
             for name in context.behaviors:
                 scores = unit_spread(log_popularity(context, name))

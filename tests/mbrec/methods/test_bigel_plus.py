@@ -14,9 +14,9 @@ import torch
 from mbrec.blending import unit_spread
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
-from mbrec.errors import UsageError
+from mbrec.errors import TrainingError, UsageError
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, log_popularity, recency, walk
+from mbrec.models.bigel_plus.counts import history, linear, log_popularity, recency, walk
 from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
 from mbrec.run import Run
 from mbrec.scoring import Factors, Sum
@@ -91,6 +91,38 @@ def test_walks_are_products_of_transition_probabilities(hand_made: Any) -> None:
     for item in range(hand_made.items):
         _, end, value = one.rows(torch.tensor([item]))
         assert value.tolist() == pytest.approx([ends[item].max()][: len(end)])
+
+
+def test_the_linear_part_is_ease_among_the_items_of_most_users(hand_made: Any) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    merged = np.sum(list(matrices(hand_made).values()), axis=0)
+    users = (merged > 0).sum(0)
+    everyone = torch.arange(hand_made.users)
+    for num_items in (hand_made.items, 3):
+        kept = np.sort(np.argsort(-users, kind="stable")[:num_items])
+        history = merged[:, kept]
+        inverse = np.linalg.inv(history.T @ history + 2.0 * np.eye(len(kept)))
+        weights = -inverse / np.diag(inverse)
+        np.fill_diagonal(weights, 0.3)
+        expected = np.zeros_like(merged)
+        expected[:, kept] = history @ weights
+        found = linear(context, num_items, l2=2.0, neighbors=100)
+        scores = found.scores(everyone, 0, hand_made.items).numpy()
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+    one = linear(context, 3, l2=2.0, neighbors=1).neighbors
+    assert sorted(one.indptr.diff().tolist()) == [0] * (hand_made.items - 3) + [1] * 3
+
+
+def test_a_linear_part_that_does_not_fit_is_refused(
+    hand_made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    monkeypatch.setattr("mbrec.memory.free_memory", lambda device: 8 * 9 - 1)
+    with pytest.raises(TrainingError, match="3 items") as refusal:
+        linear(context, 3, l2=2.0, neighbors=1)
+    assert "model.linear_items" in str(refusal.value.remedy)
+    monkeypatch.setattr("mbrec.memory.free_memory", lambda device: 8 * 9)
+    linear(context, 3, l2=2.0, neighbors=1)
 
 
 def test_counts_are_the_training_pairs(hand_made: Any) -> None:
