@@ -78,12 +78,7 @@ def linear(context: Context, num_items: int, l2: float, neighbors: int) -> ItemN
     merged = weighted_history(context, context.behaviors, {})
     users = merged.getnnz(axis=0)
     kept = np.sort(np.argsort(-users, kind="stable")[:num_items])
-    require_memory(
-        8 * len(kept) ** 2,
-        f"The linear part on {len(kept):,} items",
-        "Lower model.linear_items, or set model.linear=false.",
-        context.device,
-    )
+    require_linear(context, num_items)
     weights = item_weights(merged[:, kept], l2, context.device).fill_diagonal_(_ITSELF)
     found = largest(weights, neighbors).to("cpu")
     counts = torch.zeros(context.num_items, dtype=torch.long)
@@ -92,6 +87,21 @@ def linear(context: Context, num_items: int, l2: float, neighbors: int) -> ItemN
     items = torch.from_numpy(kept)[found.items]
     everywhere = Sparse.of(indptr, items, found.values, context.num_items)
     return ItemNeighbors(scorable(merged), everywhere).to(context.device)
+
+
+def require_linear(context: Context, num_items: int) -> None:
+    """Refuse a `linear` that does not fit, so that nobody learns of it after the training.
+
+    Raises:
+        TrainingError: It does not.
+    """
+    known = min(num_items, context.num_items)
+    require_memory(
+        8 * known**2,
+        f"The linear part of BiGEL+ on {known:,} items",
+        "Lower model.linear_items, or set model.linear=false.",
+        context.device,
+    )
 
 
 def history(context: Context, behavior: str) -> Sparse:

@@ -24,7 +24,14 @@ from mbrec.graph import Pairs
 from mbrec.models.base import Context, PerBehavior, TrainedMethod
 from mbrec.models.bigel.model import Bigel, BigelConfig
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, linear, log_popularity, recency, walk
+from mbrec.models.bigel_plus.counts import (
+    history,
+    linear,
+    log_popularity,
+    recency,
+    require_linear,
+    walk,
+)
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
@@ -118,10 +125,15 @@ class BigelPlus(TrainedMethod):
     Args:
         config: Settings.
         context: The training part of a dataset, with an engine.
+
+    Raises:
+        TrainingError: The linear part will not fit into memory.
     """
 
     def __init__(self, config: BigelPlusConfig, context: Context) -> None:
         super().__init__()
+        if config.blend and config.linear:
+            require_linear(context, config.linear_items)
         self.config = config
         self._context = context
         self._blends: dict[str, Blend] = {}
