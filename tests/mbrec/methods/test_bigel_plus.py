@@ -121,10 +121,9 @@ def test_a_linear_part_that_does_not_fit_is_refused(
     with pytest.raises(TrainingError, match="3 items") as refusal:
         linear(context, 3, l2=2.0, neighbors=1)
     assert "model.linear_items" in refusal.value.remedy
-    small = {"size": 2, "context_size": 2, "linear_items": 3}
+    config = BigelPlusConfig(size=2, context_size=2, linear_items=3)
     with pytest.raises(TrainingError, match="3 items"):  # before any training
-        hand_made.build(BigelPlus, BigelPlusConfig(**small))
-    hand_made.build(BigelPlus, BigelPlusConfig(**small, linear=False))
+        hand_made.build(BigelPlus, config)
     monkeypatch.setattr("mbrec.memory.free_memory", lambda device: 8 * 9)
     linear(context, 3, l2=2.0, neighbors=1)
 
