@@ -2,9 +2,9 @@
 
     python benchmarks/ingredients.py data/jd runs/plus
 
-The weights are those of the run; for every row some ingredients are switched off and the blends are
-chosen anew. NDCG@5 per behavior: on the rows that chose the blend, and cross-fitted in brackets
-(each half of the users ranked by the weights that the other half chose).
+The weights are those of the run; for every row some ingredients are switched off and what the others
+count is learned anew. NDCG@5 per behavior: on the rows that it was learned from, and cross-fitted in
+brackets (each fifth of the users ranked by what the other four taught).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "- walk": {"walk": False},
     "- linear": {"linear": False},
     "- history": {"history": False},
-    "- popularity": {"popularity": False},
+    "- popularity": {"popularity": False, "by_popularity": False},
+    "- weights by popularity": {"by_popularity": False},
     "- context": {"context": False},
     "- cascade": {"cascade": False},
     "one cascade": {"members": 1},

@@ -85,12 +85,12 @@ def _weights(training: Mapping[str, Any] | None) -> str:
 def _blends(calibration: Mapping[str, Any] | None) -> str:
     if not calibration:
         return ""
-    lines = ["Blend chosen on validation rows (weights of parts of equal spread)"]
+    lines = ["What the parts count, learned from validation rows (of an item of usual popularity)"]
     for behavior, row in calibration.items():
-        parts = ", ".join(f"{part} {weight:g}" for part, weight in row["weights"].items())
+        parts = ", ".join(f"{part} {weight:.2f}" for part, weight in row["weights"].items())
         lines.append(f"  {behavior}: {parts}")
         lines.append(
-            f"    value {row['value']:.4f}, first part alone {row['branch_alone']:.4f}, "
+            f"    value {row['value']:.4f}, with prior weights {row['prior']:.4f}, "
             f"cross-fitted {row['cross_fitted']:.4f}"
         )
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from mbrec.errors import ArtefactError, DeviceError
 from mbrec.export import known_behaviors
 from mbrec.files import atomic_folder, refuse_existing, sha256, write_json
 from mbrec.run import Run
-from mbrec.scoring import Factors, Scorer, Sum
+from mbrec.scoring import ByItem, Factors, Scorer, Sum
 
 SCHEMA_VERSION = 1
 ABOUT = "embeddings.json"
@@ -121,6 +121,9 @@ def as_factors(scorer: Scorer) -> Factors | None:
     """
     if isinstance(scorer, Factors):
         return scorer
+    if isinstance(scorer, ByItem):
+        inner = as_factors(scorer.inner)
+        return inner and Factors(inner.user_emb, inner.item_emb * scorer.factor[:, None])
     if not isinstance(scorer, Sum):
         return None
     parts = [factors for part in scorer.parts if (factors := as_factors(part)) is not None]

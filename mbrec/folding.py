@@ -39,12 +39,12 @@ import numpy.typing as npt
 import torch
 from scipy import linalg, sparse
 
-from mbrec.blending import unit_spread
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.models.base import Times
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.spread import unit_spread
 
 RIDGE = 1e-3  # λ, as a share of the mean squared column of p
 _TINY = 1e-12  # keeps the map defined where all embeddings are 0
@@ -84,6 +84,8 @@ class FoldIn:
         if isinstance(scorer, Sum):
             parts = tuple(self.scorer(part, what) for part in scorer.parts)
             return Sum(parts, scorer.weights)
+        if isinstance(scorer, ByItem):
+            return ByItem(self.scorer(scorer.inner, what), scorer.factor)
         scaled = _has_unit_spread(scorer)
         folded = self._folded(scorer, what, scaled)
         return unit_spread(folded) if scaled else folded

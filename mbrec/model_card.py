@@ -137,7 +137,8 @@ def _limits(run: Mapping[str, Any]) -> str:
     ]
     if run["calibration"]:
         points.append(
-            "The blend was chosen on validation rows; `cross_fitted` in run.json is the fair value."
+            "What its parts count was learned from validation rows; `cross_fitted` in run.json is "
+            "the fair value."
         )
     return "\n".join(f"* {point}" for point in points)
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from mbrec.errors import DataError
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
 
 _KINDS: dict[str, type[Any]] = {
     "factors": Factors,
     "sparse": Sparse,
     "item-to-item": ItemToItem,
     "item-neighbors": ItemNeighbors,
+    "by-item": ByItem,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _SHORT = {
@@ -29,6 +30,7 @@ _FORMS: dict[str, tuple[torch.dtype, int]] = {  # field → type and number of d
     "user_emb": (torch.float32, 2),
     "item_emb": (torch.float32, 2),
     "similarity": (torch.float32, 2),
+    "factor": (torch.float32, 1),
     "values": (torch.float32, 1),
     "indptr": (torch.int64, 1),
     "items": (torch.int64, 1),
@@ -117,7 +119,7 @@ def _unpack(description: Any, tensor: Callable[[str], Tensor], depth: int) -> Sc
             values.append(_checked(field.name, tensor(value)))
             continue
         part = _unpack(value, tensor, depth + 1)
-        if not isinstance(part, Sparse):
+        if not isinstance(part, Sparse) and field.name != "inner":
             raise DataError(f"The {field.name} of {kind!r} is no sparse matrix.")
         values.append(part)
     scorer: Scorer = _KINDS[kind](*values)

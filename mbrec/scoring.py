@@ -1,7 +1,8 @@
 """What a trained method leaves behind: something that scores all items for given users.
 
 Four kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user), and
-`ItemToItem` or `ItemNeighbors` (the user's history times item similarities); `Sum` adds kinds up.
+`ItemToItem` or `ItemNeighbors` (the user's history times item similarities); `ByItem` weights the
+items of one, and `Sum` adds kinds up.
 All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 """
 
@@ -222,6 +223,40 @@ class ItemNeighbors:
     def to(self, device: torch.device | str) -> ItemNeighbors:
         """The same on another device."""
         return ItemNeighbors(self.history.to(device), self.neighbors.to(device))
+
+
+@dataclass(frozen=True)
+class ByItem:
+    """Score = another one's score times a factor of the item."""
+
+    inner: Scorer
+    factor: Tensor  # (I,) float32
+
+    def __post_init__(self) -> None:
+        _check(len(self.factor) == self.inner.num_items, "the factors do not fit the items")
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.inner.num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.inner.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the factors are."""
+        return self.factor.device
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        return self.inner.scores(user_idx, start, stop).mul_(self.factor[start:stop])
+
+    def to(self, device: torch.device | str) -> ByItem:
+        """The same on another device."""
+        return ByItem(self.inner.to(device), self.factor.to(device))
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,13 @@ class TrainedMethod(nn.Module, Method):
         """
         return {}
 
+    def adopt(self, calibration: Mapping[str, Any]) -> None:
+        """Take over what `calibrate` chose in another training of the same method.
+
+        Args:
+            calibration: What it returned there.
+        """
+
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
         """Called before the first step of an epoch, from 1 on.
 

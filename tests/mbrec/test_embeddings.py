@@ -17,7 +17,7 @@ from mbrec.embeddings import as_factors, export_embeddings
 from mbrec.errors import ArtefactError, DeviceError, UsageError
 from mbrec.ranking import top_k
 from mbrec.run import Run
-from mbrec.scoring import Factors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import ByItem, Factors, ItemToItem, Scorer, Sparse, Sum
 
 
 def random_factors(size: int, seed: int = 0) -> Factors:
@@ -35,7 +35,8 @@ def history_scores() -> ItemToItem:
 @pytest.fixture
 def run(make_run: Callable[..., Run], tiny_dataset: PreparedDataset) -> Run:
     """A run with plain factors, a sum of them, and a sum of sums."""
-    pair = Sum((random_factors(4, 1), random_factors(2, 2)), (0.5, -2.0))
+    scaled = ByItem(random_factors(2, 2), torch.linspace(-1, 2, random_factors(2).num_items))
+    pair = Sum((random_factors(4, 1), scaled), (0.5, -2.0))
     nested = Sum((pair, random_factors(3, 3)), (3.0, 1.0))
     scorers = {"click": random_factors(5), "favorite": pair, "purchase": nested}
     return make_run(tiny_dataset, scorers)

@@ -13,7 +13,6 @@ import pytest
 import torch
 from scipy import sparse
 
-from mbrec.blending import unit_spread
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError
 from mbrec.folding import FoldIn
@@ -21,7 +20,8 @@ from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.newcomers import export_new_users, find_newcomers
 from mbrec.run import Run
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.spread import unit_spread
 
 WEIGHTS = {"click": 1.0, "favorite": 0.5, "purchase": 3.0}
 
@@ -60,6 +60,7 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
         "sparse": ItemNeighbors(past, neighbors),
         "history": past,
         "scaled": unit_spread(ItemNeighbors(past, neighbors)),
+        "by item": ByItem(unit_spread(ItemNeighbors(past, neighbors)), tail.item_emb[:, 0]),
         "with popularity": Sum((ItemNeighbors(past, neighbors), tail), (1.0, 0.25)),
     }
 
@@ -82,7 +83,9 @@ def test_how_lately_a_new_user_did_something_counts_as_for_a_known_one(
     assert "timestamp" in caught.value.remedy
 
 
-@pytest.mark.parametrize("kind", ["dense", "sparse", "history", "scaled", "with popularity"])
+@pytest.mark.parametrize(
+    "kind", ["dense", "sparse", "history", "scaled", "by item", "with popularity"]
+)
 def test_item_side_scores_of_new_users_are_those_of_a_known_user_with_their_edges(
     tiny_dataset: PreparedDataset, kind: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""BiGEL+: BiGEL, a contextual branch and what counts tell, blended for every behavior."""
+"""BiGEL+: BiGEL, a contextual branch and what counts tell, stacked for every behavior."""
 
 from mbrec.models.base import Entry
 from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig

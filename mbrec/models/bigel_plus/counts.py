@@ -1,4 +1,4 @@
-"""What counts alone tell of a user and an item: parts of a blend that need no training.
+"""What counts alone tell of a user and an item: parts of a stack that need no training.
 
 *Walk.* Two steps of a random walk on the merged graph, from an item to its users to their items:
 P_ij = w_ij / (n_i^(1-β) n_j^β) with w_ij = Σ_u 1/n_u over the users who have both (Paudel et al.,
@@ -14,8 +14,9 @@ yet who bought without a click in the log clicks later, and a favorite is often 
 by another behavior and that may still be ranked. What lies in the cart since yesterday is bought
 rather than what lies there since last week.
 
-*Popularity.* ln(1 + users of the item in a behavior). With weights of either sign the blend finds
-rates: purchases against clicks.
+*Popularity.* ln(1 + users of the item in a behavior). With weights of either sign a stack finds
+rates: purchases against clicks. Where the log has times, also of its latest tenth: what is in
+fashion now. And whether nobody has done the behavior to the item at all, as with new ones.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from mbrec.history import latest_first, scorable, weighted_history
 from mbrec.memory import require_memory
 from mbrec.models.base import Context
 from mbrec.models.ease import item_weights, largest
 from mbrec.models.mostpop import popularity
-from mbrec.scoring import Factors, ItemNeighbors, Sparse
+from mbrec.scoring import ItemNeighbors, Sparse
 
 _ROWS = 512  # items whose walks are held at a time
+_LATEST = 0.1  # of the rows of a behavior
 _ITSELF = 0.3  # how much an item of the history counts for itself, as in EASE here
 
 
@@ -128,11 +131,33 @@ def recency(context: Context, asked: str, behavior: str) -> Sparse:
     return found.to(context.device)
 
 
-def log_popularity(context: Context, behavior: str) -> Factors:
-    """ln(1 + n) of every item, the same for all users."""
-    counts = torch.log1p(popularity(context, behavior).float())
-    everyone = torch.ones(context.num_users, 1)
-    return Factors(everyone, counts.unsqueeze(1)).to(context.device)
+def popularities(context: Context) -> dict[str, Tensor]:
+    """What is known of all items: for every behavior ln(1 + n), less its mean, by its deviation.
+
+    Mean and deviation are those over all training pairs, so that an item that is met often counts
+    often. "trend/<behavior>" is the same of the latest tenth of the rows, where they have times.
+    """
+    counts = {f"popularity/{name}": popularity(context, name) for name in context.behaviors}
+    weights = torch.stack(list(counts.values())).sum(0).double()
+    for name, times in context.times.items():
+        latest = times >= np.quantile(times, 1 - _LATEST)
+        items = torch.from_numpy(context.train[name].item_idx[latest]).long()
+        counts[f"trend/{name}"] = torch.bincount(items, minlength=context.num_items)
+    return {name: _standardized(torch.log1p(n.double()), weights) for name, n in counts.items()}
+
+
+def unseen(context: Context) -> dict[str, Tensor]:
+    """Behavior → 1 for the items that nobody has done it to, else 0."""
+    return {
+        f"unseen/{name}": (popularity(context, name) == 0).float() for name in context.behaviors
+    }
+
+
+def _standardized(values: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum().clamp(min=1)
+    away = values - (weights * values).sum() / total
+    deviation = ((weights * away**2).sum() / total).sqrt()
+    return (away / deviation.clamp(min=1e-6)).float()
 
 
 def _best(products: Any, start: int, count: int) -> Any:

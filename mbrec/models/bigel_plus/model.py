@@ -5,21 +5,21 @@
     walk, linear, history, recency, popularity                                  `counts.py`
 
 The cascades and the contextual branch are trained side by side, without shared weights, and each
-is kept at its own best epoch: they do not learn at the same pace. After training a blend of all
-parts is chosen for every behavior on its validation rows (`mbrec.blending`); behaviors without such
-rows are ranked by the branches alone. Every ingredient has its switch.
+is kept at its own best epoch: they do not learn at the same pace. After training, what every part
+counts is learned for every behavior from its validation rows (`mbrec.stacking`); behaviors without
+such rows are ranked by the branches alone. Every ingredient has its switch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from mbrec.blending import Blend, Part, blended, choose, unit_spread
 from mbrec.graph import Pairs
 from mbrec.models.base import Context, PerBehavior, TrainedMethod
 from mbrec.models.bigel.model import Bigel, BigelConfig
@@ -27,18 +27,19 @@ from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.counts import (
     history,
     linear,
-    log_popularity,
+    popularities,
     recency,
     require_linear,
+    unseen,
     walk,
 )
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
+from mbrec.spread import unit_spread
+from mbrec.stacking import Part, Stack, learn_stack
 
-_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5)
-_BOOSTS = (-2.0, -1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
-_SIGNED = tuple(sorted({*_SHARES, *(-share for share in _SHARES)}))
+_CASCADE, _CONTEXT, _LINEAR = 0.15, 0.3, 0.03  # prior weights, near those learned on JD
 
 
 class BigelPlusConfig(BigelConfig):
@@ -79,7 +80,7 @@ class BigelPlusConfig(BigelConfig):
     """Items drawn per step for its softmax; all items where there are no more."""
 
     blend: bool = True
-    """Choose the weights of all parts on validation rows; else only the branches count."""
+    """Learn the weights of all parts from validation rows; else only the branches count."""
 
     walk: bool = True
     """Blend in walks on the merged graph."""
@@ -112,6 +113,10 @@ class BigelPlusConfig(BigelConfig):
     popularity: bool = True
     """Blend in the item's popularity in every behavior."""
 
+    by_popularity: bool = True
+    """Let what the branches, walks and EASE count depend on the item's popularity in every
+    behavior."""
+
     @model_validator(mode="after")
     def _one_branch(self) -> BigelPlusConfig:
         if not (self.cascade or self.context):
@@ -136,8 +141,7 @@ class BigelPlus(TrainedMethod):
             require_linear(context, config.linear_items)
         self.config = config
         self._context = context
-        self._blends: dict[str, Blend] = {}
-        self._shared: dict[str, Part] | None = None
+        self._stacks: dict[str, Stack] = {}
         members = config.members if config.cascade else 0
         self.cascades = nn.ModuleList(Bigel(config, context) for _ in range(members))
         self.context = (
@@ -194,37 +198,37 @@ class BigelPlus(TrainedMethod):
         return next((cascade.gate_values() for cascade in self._members()), {})
 
     def calibrate(self, valid: Mapping[str, Pairs], metric: str, k: int) -> dict[str, Any]:
-        """Choose the blends; see `mbrec.models.base.TrainedMethod.calibrate`."""
+        """Learn the stacks; see `mbrec.models.base.TrainedMethod.calibrate`."""
         if not self.config.blend:
             return {}
-        branches, shared = self._branches(), self._shared_parts()
+        branches = self._branches()
         for behavior, pairs in valid.items():
-            exclude = Exclusion.from_pairs(self._context.train[behavior], self._context.num_users)
-            parts = {**branches[behavior], **self._parts(behavior, shared)}
-            self._blends[behavior] = choose(parts, pairs, exclude, metric=metric, k=k)
-        return {
-            name: {
-                "weights": {part: weight for part, weight in blend.weights.items() if weight},
-                "value": blend.value,
-                "branch_alone": blend.first,
-                "cross_fitted": blend.cross_fitted,
-            }
-            for name, blend in self._blends.items()
-        }
+            self._stacks[behavior] = learn_stack(
+                {**branches[behavior], **self._counted(behavior)},
+                self._features if self.config.by_popularity else {},
+                self._biases,
+                pairs,
+                Exclusion.from_pairs(self._context.train[behavior], self._context.num_users),
+                metric=metric,
+                k=k,
+            )
+        return {name: stack.plain() for name, stack in self._stacks.items()}
+
+    def adopt(self, calibration: Mapping[str, Any]) -> None:
+        """Take over stacks; see `mbrec.models.base.TrainedMethod.adopt`."""
+        self._stacks = {name: Stack.of(plain) for name, plain in calibration.items()}
 
     @torch.no_grad()
     def scorers(self) -> dict[str, Scorer]:
-        """The blends once they are chosen; the sum of the branches for the rest."""
+        """The stacks once they are learned; the sum of the branches for the rest."""
         branches = self._branches()
         found: dict[str, Scorer] = {
             behavior: _together([part.scorer for part in parts.values()])
             for behavior, parts in branches.items()
         }
-        if self._blends:
-            shared = self._shared_parts()
-            for behavior, blend in self._blends.items():
-                parts = {**branches[behavior], **self._parts(behavior, shared)}
-                found[behavior] = blended(parts, blend.weights)
+        for behavior, stack in self._stacks.items():
+            parts = {**branches[behavior], **self._counted(behavior)}
+            found[behavior] = stack.scorer(parts, self._features, self._biases)
         return found
 
     @torch.no_grad()
@@ -234,47 +238,45 @@ class BigelPlus(TrainedMethod):
         members = [cascade.scorers() for cascade in self._members()]
         for name in self._context.behaviors if members else ():
             scorer = _together([unit_spread(scorers[name]) for scorers in members])
-            found[name]["cascade"] = Part(unit_spread(scorer), _SHARES)
+            found[name]["cascade"] = Part(unit_spread(scorer), _CASCADE, by_item=True)
         if self.context is not None:
             for name, scorer in self.context.scorers().items():
-                found[name]["context"] = Part(unit_spread(scorer), _SHARES)
+                found[name]["context"] = Part(unit_spread(scorer), _CONTEXT, by_item=True)
         return found
 
     def _members(self) -> list[Bigel]:
         return [cascade for cascade in self.cascades if isinstance(cascade, Bigel)]
 
-    def _shared_parts(self) -> dict[str, Part]:
-        """The parts that are the same for all behaviors; made once, since training is no part."""
-        if self._shared is None:
-            self._shared = self._counted_parts()
-        return self._shared
-
-    def _counted_parts(self) -> dict[str, Part]:
+    @cached_property
+    def _similarities(self) -> dict[str, Part]:
+        """Walks and EASE: the same for all behaviors; made once, since training is no part."""
         config, context = self.config, self._context
         found = {}
         if config.walk:
             scorer = walk(context, config.walk_neighbors, config.walk_discount)
-            found["walk"] = Part(unit_spread(scorer), _SHARES)
+            found["walk"] = Part(unit_spread(scorer), by_item=True)
         if config.linear:
             scorer = linear(context, config.linear_items, config.linear_l2, config.linear_neighbors)
-            found["linear"] = Part(unit_spread(scorer), _SHARES)
-        if config.popularity:
-            for name in context.behaviors:
-                scores = unit_spread(log_popularity(context, name))
-                found[f"popularity/{name}"] = Part(scores, _SIGNED)
-        if config.history:
-            for name in context.behaviors:
-                found[f"history/{name}"] = Part(history(context, name), _BOOSTS)
+            found["linear"] = Part(unit_spread(scorer), _LINEAR, by_item=True)
         return found
 
-    def _parts(self, behavior: str, shared: Mapping[str, Part]) -> dict[str, Part]:
-        # What the user has done in the behavior itself is not ranked again.
-        found = {name: part for name, part in shared.items() if name != f"history/{behavior}"}
-        if self.config.recency:
-            for name in self._context.times:
-                if name != behavior:
-                    scorer = recency(self._context, name, behavior)
-                    found[f"recency/{name}"] = Part(scorer, _BOOSTS)
+    @cached_property
+    def _features(self) -> dict[str, Tensor]:
+        return popularities(self._context)
+
+    @cached_property
+    def _biases(self) -> dict[str, Tensor]:
+        return {**self._features, **unseen(self._context)} if self.config.popularity else {}
+
+    def _counted(self, behavior: str) -> dict[str, Part]:
+        """The parts that need no training."""
+        found, context = dict(self._similarities), self._context
+        for name in context.behaviors:
+            # What the user has done in the behavior itself is not ranked again.
+            if name != behavior and self.config.history:
+                found[f"history/{name}"] = Part(history(context, name))
+            if name != behavior and self.config.recency and name in context.times:
+                found[f"recency/{name}"] = Part(recency(context, name, behavior))
         return found
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from mbrec.blending import unit_spread
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import TrainingError, UsageError
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, linear, log_popularity, recency, walk
+from mbrec.models.bigel_plus.counts import history, linear, popularities, recency, unseen, walk
 from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
 from mbrec.run import Run
-from mbrec.scoring import Factors, Sum
+from mbrec.scoring import ByItem, Factors, Sum
+from mbrec.spread import unit_spread
 from mbrec.training import train_run
 
 
@@ -134,9 +134,34 @@ def test_counts_are_the_training_pairs(hand_made: Any) -> None:
     for behavior, matrix in matrices(hand_made).items():
         done = history(context, behavior).scores(everyone, 0, hand_made.items)
         np.testing.assert_array_equal(done.numpy(), matrix)
-        popular = log_popularity(context, behavior).scores(everyone, 0, hand_made.items)
-        expected = np.tile(np.log1p(matrix.sum(0)), (hand_made.users, 1))
-        np.testing.assert_allclose(popular.numpy(), expected, rtol=1e-6)
+
+
+def test_popularity_is_standardized_over_the_training_pairs(hand_made: Any) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    counts = {name: matrix.sum(0) for name, matrix in matrices(hand_made).items()}
+    weights = sum(counts.values())
+    found = popularities(context)
+    assert list(found) == [f"popularity/{name}" for name in counts]
+    for name, count in counts.items():
+        values = np.log1p(count)
+        mean = np.average(values, weights=weights)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=weights))
+        expected = (values - mean) / max(deviation, 1e-6)
+        np.testing.assert_allclose(found[f"popularity/{name}"].numpy(), expected, rtol=1e-5)
+        nobody = unseen(context)[f"unseen/{name}"]
+        np.testing.assert_array_equal(nobody.numpy(), count == 0)
+
+
+def test_where_the_log_has_times_the_latest_tenth_is_counted_by_itself(hand_made: Any) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    name = hand_made.behaviors[0]
+    pairs = context.train[name]
+    times = np.arange(len(pairs), dtype=np.int64)
+    found = popularities(replace(context, times={name: times}))
+    last = [int(item) for item, time in zip(pairs.item_idx, times, strict=True)][-1]
+    trend = found[f"trend/{name}"]
+    assert int(trend.argmax()) == last
+    assert len(trend.unique()) == 2
 
 
 def test_the_latest_item_that_may_still_be_ranked_is_the_most_recent(hand_made: Any) -> None:
@@ -175,10 +200,12 @@ def test_the_blend_is_chosen_on_validation_and_noted(
     for behavior, row in noted.items():
         measured = run.info["valid"]["behaviors"][behavior]["ndcg@5"]
         assert row["value"] == pytest.approx(measured, abs=1e-6)
-        assert row["value"] >= row["branch_alone"] - 0.02
         scorer = Run(tmp_path / "blend").scorer(behavior)
-        weights = scorer.weights if isinstance(scorer, Sum) else (1.0,)
-        assert list(weights) == list(row["weights"].values())
+        assert isinstance(scorer, Sum)
+        assert len(scorer.parts) == len(row["weights"]) + 1  # and popularity
+        for part, weight, name in zip(scorer.parts, scorer.weights, row["weights"], strict=False):
+            assert isinstance(part, ByItem) == (name in row["by_item"])
+            assert weight == (1.0 if isinstance(part, ByItem) else row["weights"][name])
 
 
 def test_without_the_blend_the_branches_rank_by_one_pair_of_embeddings(

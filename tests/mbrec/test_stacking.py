@@ -1,0 +1,195 @@
+"""If these fail, a stack ranks by weights that nobody chose, or that noise chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mbrec.candidates import find_candidates
+from mbrec.graph import Pairs
+from mbrec.ranking import Exclusion
+from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.spread import rescaled, unit_spread
+from mbrec.stacking import PENALTY, Part, Stack, learn_stack
+
+USERS, ITEMS = 60, 80
+
+
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sparse(rows: int, seed: int) -> Sparse:
+    dense = torch.randn(rows, ITEMS, generator=random(seed))
+    dense *= torch.rand(rows, ITEMS, generator=random(seed + 1)) < 0.1
+    dense[0] = 0
+    row, item = dense.nonzero(as_tuple=True)
+    counts = torch.bincount(row, minlength=rows)
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return Sparse.of(indptr, item, dense[row, item], ITEMS)
+
+
+def factors(seed: int) -> Factors:
+    return Factors(
+        torch.randn(USERS, 4, generator=random(seed)), torch.randn(ITEMS, 4, generator=random(seed))
+    )
+
+
+def dense(scorer: Scorer) -> torch.Tensor:
+    return scorer.scores(torch.arange(USERS), 0, ITEMS)
+
+
+KINDS: dict[str, Scorer] = {
+    "factors": factors(1),
+    "sparse": sparse(USERS, 2),
+    "item to item": ItemToItem(sparse(USERS, 3), torch.randn(ITEMS, ITEMS, generator=random(4))),
+    "item neighbors": ItemNeighbors(sparse(USERS, 5), sparse(ITEMS, 6)),
+    "by item": ByItem(factors(9), torch.rand(ITEMS, generator=random(10))),
+    "sum": Sum((factors(7), sparse(USERS, 8)), (2.0, -1.0)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_unit_spread_have_it_and_rank_as_before(kind: str) -> None:
+    before, after = dense(KINDS[kind]), dense(unit_spread(KINDS[kind]))
+    spread = before.std(1, correction=0)
+    expected = torch.where(spread[:, None] > 0, before / spread[:, None], before)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rescaling_multiplies_the_scores_of_each_user(kind: str) -> None:
+    factor = torch.rand(USERS, generator=random(9))
+    expected = dense(KINDS[kind]) * factor[:, None]
+    torch.testing.assert_close(dense(rescaled(KINDS[kind], factor)), expected)
+
+
+def held_out(scores: torch.Tensor, count: int) -> Pairs:
+    """For every user the items that score best."""
+    items = scores.topk(count, dim=1).indices.sort(dim=1).values.numpy().astype(np.int32)
+    return Pairs(np.repeat(np.arange(USERS, dtype=np.int32), count), items.ravel())
+
+
+NOTHING = Exclusion(torch.zeros(USERS + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int32))
+POPULAR = torch.randn(ITEMS, generator=random(20))
+
+
+def learned(
+    parts: Mapping[str, Part],
+    rows: Pairs,
+    features: Mapping[str, torch.Tensor] | None = None,
+    biases: Mapping[str, torch.Tensor] | None = None,
+    exclude: Exclusion = NOTHING,
+) -> Stack:
+    return learn_stack(parts, features or {}, biases or {}, rows, exclude, metric="ndcg", k=5)
+
+
+def test_a_part_that_holds_the_truth_is_found_and_noise_is_left_out() -> None:
+    first, useful, noise = (Part(unit_spread(factors(seed))) for seed in (1, 2, 3))
+    truth = held_out(dense(first.scorer) + 0.7 * dense(useful.scorer), 5)
+    parts = {"first": first, "useful": useful, "noise": noise}
+    stack = learned(parts, truth)
+    weights = stack.weights
+    assert weights["useful"] / weights["first"] == pytest.approx(0.7, abs=0.1)
+    assert abs(weights["noise"]) < 0.2 * weights["first"]
+    assert stack.value > 0.9
+    assert stack.cross_fitted > 0.9
+    scorer = stack.scorer(parts, {}, {})
+    expected = sum(weights[name] * dense(part.scorer) for name, part in parts.items())
+    torch.testing.assert_close(dense(scorer), expected, atol=1e-5, rtol=1e-5)
+    assert stack.value > stack.prior  # all prior weights are 0 here: the order of the items
+
+
+def test_a_weight_may_depend_on_the_item_and_items_have_biases() -> None:
+    part = Part(unit_spread(factors(1)), by_item=True)
+    scores = dense(part.scorer) * (1 + 0.8 * POPULAR) + 1.5 * POPULAR
+    rows = held_out(scores, 5)
+    features = {"popularity": POPULAR}
+    plain = learned({"part": replace(part, by_item=False)}, rows)
+    stack = learned({"part": part}, rows, features, features)
+    weight = stack.weights["part"]
+    assert stack.by_item["part"]["popularity"] / weight == pytest.approx(0.8, abs=0.5)
+    assert stack.biases["popularity"] / weight == pytest.approx(1.5, abs=0.5)
+    assert stack.cross_fitted > plain.cross_fitted + 0.2
+    found = dense(stack.scorer({"part": part}, features, features))
+    factor = weight + stack.by_item["part"]["popularity"] * POPULAR
+    expected = dense(part.scorer) * factor + stack.biases["popularity"] * POPULAR
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert Stack.of(stack.plain()) == stack
+
+
+def test_the_weights_are_those_of_the_smallest_loss() -> None:
+    """Against the loss of the docstring, written out in NumPy, a step aside in every direction."""
+    parts = {"a": Part(factors(1), prior=0.3, by_item=True), "b": Part(factors(2))}
+    features, biases = {"x": POPULAR}, {"y": POPULAR.square()}
+    random_rows = np.random.default_rng(4).random((USERS, ITEMS)) < 0.05
+    user, item = (a.astype(np.int32) for a in np.nonzero(random_rows))
+    stack = learned(parts, Pairs(user, item), features, biases)
+    a, b = (dense(part.scorer).double().numpy() for part in parts.values())
+    x, y = (next(iter(t.values())).double().numpy() for t in (features, biases))
+    counts = random_rows.sum(1)
+    weight = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, 1)), 0)
+    n_users = (counts > 0).sum()
+
+    def loss(theta: np.ndarray) -> float:
+        scores = (theta[0] + theta[2] * x) * a + theta[1] * b + theta[3] * y
+        logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+        likelihood = (weight[:, None] * random_rows * logs).sum() / (weight * counts).sum()
+        away = theta - np.array([0.3, 0, 0, 0])
+        return float(-likelihood + PENALTY / n_users * (away @ away))
+
+    best = np.array(
+        [stack.weights["a"], stack.weights["b"], stack.by_item["a"]["x"], stack.biases["y"]]
+    )
+    for step in np.vstack([np.eye(4), -np.eye(4)]) * 0.02:
+        assert loss(best + step) > loss(best)
+
+
+def test_without_a_held_out_row_among_the_candidates_the_prior_stands() -> None:
+    rows = Pairs(np.array([7], np.int32), np.array([3], np.int32))
+    hidden = Exclusion(
+        torch.cat([torch.zeros(8), torch.ones(USERS - 7)]).long(),
+        torch.tensor([3], dtype=torch.int32),
+    )
+    stack = learned({"a": Part(factors(1), prior=0.5), "b": Part(factors(2))}, rows, exclude=hidden)
+    assert stack.weights == {"a": 0.5, "b": 0.0}
+    assert stack.value == 0.0
+
+
+def test_one_user_is_enough() -> None:
+    rows = Pairs(np.array([7], np.int32), np.array([3], np.int32))
+    stack = learned({"a": Part(factors(1), prior=1.0), "b": Part(factors(2))}, rows)
+    assert 0.0 <= stack.cross_fitted <= 1.0
+    assert all(np.isfinite(list(stack.weights.values())))
+
+
+def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> None:
+    scorers = [factors(1), sparse(USERS, 2), factors(3)]
+    rows = held_out(dense(factors(5)), 2)
+    best = held_out(dense(scorers[0]), 1)
+    exclude = Exclusion(torch.arange(USERS + 1), torch.from_numpy(best.item_idx))
+    found = find_candidates(scorers, rows, exclude, depth=4, others=3, most_users=50)
+    users = np.linspace(0, USERS - 1, 50).astype(int)
+    for place, user in enumerate(users):
+        mine = [i for i in found.items[place].tolist() if i >= 0]
+        assert mine == sorted(set(mine))
+        hidden = int(best.item_idx[user])
+        assert hidden not in mine
+        for scorer in (scorers[0], scorers[2]):
+            scores = dense(scorer)[user].clone()
+            scores[hidden] = -torch.inf
+            assert set(scores.topk(4).indices.tolist()) <= set(mine)
+        stored = set(dense(scorers[1])[user].nonzero().flatten().tolist())
+        assert stored - {hidden} <= set(mine)
+        assert len(mine) <= 4 + 4 + 3 + len(stored)
+        for part, scorer in enumerate(scorers):
+            expected = dense(scorer)[user][mine]
+            torch.testing.assert_close(found.scores[place, : len(mine), part], expected)
+        wanted = set(rows.item_idx[rows.user_idx == user].tolist())
+        held = [i for i, h in zip(mine, found.held_out[place].tolist(), strict=False) if h]
+        assert held == sorted(wanted & set(mine))
+    assert not found.held_out[found.items < 0].any()
