@@ -89,13 +89,17 @@ class Steps:
         state = self._timed("propagation", self.method.propagate)
         total = self._timed("losses", lambda: self._loss(state, batch))
         self.optimizer.zero_grad(set_to_none=True)
-        self._timed("backward", total.backward)
+        self._timed("backward", lambda: self._backward(total))
         self._timed("optimizer", self.optimizer.step)
         loss: Tensor = total.detach()
         return loss
 
     def _loss(self, state: Any, batch: Batch) -> Tensor:
         return torch.stack(list(self.method.losses(state, batch).values())).sum()
+
+    def _backward(self, total: Tensor) -> None:
+        total.backward()  # type: ignore[no-untyped-call]
+        self.method.join_gradients()
 
     def _timed(self, part: str, work: Callable[[], Any]) -> Any:
         if not self.in_parts:

@@ -243,6 +243,7 @@ class Trainer:
         terms = self.method.losses(self.method.propagate(), batch)
         total = self.weighting.total(terms, step)
         total.backward()  # type: ignore[no-untyped-call]
+        self.method.join_gradients()
         self.optimizer.step()
         self.keeper.update()
         self.weighting.step()

@@ -95,7 +95,8 @@ class TrainedMethod(nn.Module, Method):
     A step is `losses(propagate(), batch)`: one pass over the whole graph, then the batch's rows.
 
     A method whose `Entry` allows several processes sets `columns`, and learns its own columns of
-    its `shared_parameters` alone; its `Factors` have these columns, too.
+    its `shared_parameters` alone; its `Factors` have these columns, too. All other weights each
+    process learns from a share of the batch.
     """
 
     columns = Columns()
@@ -106,6 +107,23 @@ class TrainedMethod(nn.Module, Method):
             return {}
         tables = {id(table) for table in self.shared_parameters()}
         return {n: self.columns for n, part in self.named_parameters() if id(part) in tables}
+
+    def join_gradients(self) -> None:
+        """After `backward`, in several processes: add up what they have learned apart.
+
+        Weights that all of them have got a gradient from this one's share of the batch alone; their
+        sum is the same to the last bit everywhere, and so the weights stay.
+        """
+        if not self.columns.split:
+            return
+        divided = self.divided()
+        gradients = [
+            part.grad
+            for name, part in self.named_parameters()
+            if name not in divided and part.grad is not None
+        ]
+        for gradient, total in zip(gradients, self.columns.team.sums(gradients), strict=True):
+            gradient.copy_(total)
 
     def parts(self) -> Mapping[str, TrainedMethod]:
         """Name → method, where this one is made of several that share no weights.

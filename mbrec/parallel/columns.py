@@ -2,14 +2,16 @@
 
 Every rank holds some columns (dimensions) of all rows. Sums over neighbors, residuals and Adam act
 on each column by itself, so a rank does them for its own and says nothing to the others. Only what
-mixes columns needs them: inner products, by sums over ranks; and gates, norms and the like, by rows
-that are put together. Both are asked for the rows of a batch, whose number does not depend on the
-graph.
+mixes columns needs them, for the rows of a batch, whose number does not depend on the graph:
 
-Losses are computed by all ranks alike, from the same numbers. So every rank has the gradient of
-whatever was put together, and takes from it what belongs to its columns: nothing is sent backward.
-This is the column-wise split of embedding tables (as TorchRec names it) with the two operators of
-Megatron-LM's tensor parallelism (Shoeybi et al., 2019) that are free in the backward pass.
+* Inner products are sums over ranks (`total`). All compute the same loss from them, so each has the
+  gradient of the sum, and nothing is sent backward.
+* Gates, norms and the like need whole rows. The batch is split over ranks, each gets the rows of
+  its share (`mbrec.parallel.lookup`) and gives back their gradient; a loss is the sum of what the
+  shares give.
+
+This is the column-wise split of embedding tables, as TorchRec names it, under a model whose other
+weights all ranks have. All draw the same batch, so nobody has to tell which rows it needs.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Columns:
         self.team, self.size = team, size
         bounds = [rank * size // team.ranks for rank in range(team.ranks + 1)]
         self._slices = [slice(*pair) for pair in pairwise(bounds)]
-        self._counts = [stop - start for start, stop in pairwise(bounds)]
+        self.counts = [stop - start for start, stop in pairwise(bounds)]
+        """How many columns each rank has."""
 
     @property
     def own(self) -> slice:
@@ -48,7 +51,7 @@ class Columns:
     @property
     def count(self) -> int:
         """How many those are."""
-        return self._counts[self.team.rank]
+        return self.counts[self.team.rank]
 
     @property
     def split(self) -> bool:
@@ -82,35 +85,39 @@ class Columns:
             own[start:stop] = chunk[:, self.own]
         return own
 
-    def rows(self, tables: Sequence[Tensor], index: Tensor) -> list[Tensor]:
-        """Some rows as a whole, (B, d), of tables with own columns (N, d / R); differentiable."""
-        return self.wholes([table.index_select(0, index) for table in tables])
+    def shares(self, rows: Tensor) -> list[Tensor]:
+        """Which rows of a batch, (B, …), rank 0, 1, … takes on: as even a split as there is.
 
-    def wholes(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """`whole` of several tensors of one shape, in one exchange."""
-        return list(self.whole(torch.stack(list(parts))).unbind(0)) if self.split else list(parts)
-
-    def whole(self, part: Tensor) -> Tensor:
-        """All columns, (…, d), of rows with own columns (…, d / R); differentiable.
-
-        Sends 4 d / R bytes per row to every other rank.
+        Where there are fewer rows than ranks, some take on none.
         """
-        if not self.split:
-            return part
-        found: Tensor = _Whole.apply(part, self)  # type: ignore[no-untyped-call]
-        return found
+        return list(torch.tensor_split(rows, self.team.ranks)) if self.split else [rows]
+
+    def dealt(self, parts: Sequence[Tensor]) -> Tensor:
+        """All columns of the rows of this rank, (n_r, d); not differentiable.
+
+        Args:
+            parts: Own columns of the rows of rank 0, 1, …. (n_r, d / R) each
+        """
+        rows = len(parts[self.team.rank])
+        found = self.team.exchange(parts, [(rows, count) for count in self.counts])
+        return torch.cat(found, dim=1) if self.split else found[0]
+
+    def returned(self, whole: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+        """What `dealt` was given, from what it gave; not differentiable.
+
+        Args:
+            whole: All columns of the rows of this rank, in any number of pieces. (…, d) each
+            rows: n_r of all ranks.
+        """
+        parts = [torch.cat([piece[:, columns] for piece in whole]) for columns in self._slices]
+        return self.team.exchange(parts, [(count, self.count) for count in rows])
 
     def total(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Each part (any shape) as a sum over ranks, in one exchange; differentiable."""
         if not self.split or not parts:
             return list(parts)
-        flat = torch.cat([part.flatten() for part in parts])
-        summed: Tensor = _Total.apply(flat, self.team)  # type: ignore[no-untyped-call]
-        sizes = [part.numel() for part in parts]
-        return [
-            found.view(part.shape)
-            for found, part in zip(torch.split(summed, sizes), parts, strict=True)
-        ]
+        summed: tuple[Tensor, ...] = _Total.apply(self.team, *parts)  # type: ignore[no-untyped-call]
+        return list(summed)
 
     def each_row(self, work: Callable[..., Tensor], *tables: Tensor | None) -> Tensor:
         """Own columns of what `work` makes of whole rows, over all rows; not differentiable.
@@ -138,48 +145,34 @@ class Columns:
             return part
         table = part.new_empty((len(part), self.size))
         for start in range(0, len(part), _CHUNK):
-            table[start : start + _CHUNK] = self.whole(part[start : start + _CHUNK].detach())
+            table[start : start + _CHUNK] = self.whole(part[start : start + _CHUNK])
         return table
 
-    def joined(self, part: Tensor, first_only: bool = False) -> Tensor | None:
-        """All columns, without a gradient.
+    def whole(self, part: Tensor) -> Tensor:
+        """All columns, (…, d), of own columns (…, d / R), for all ranks; not differentiable."""
+        found = self.joined(part)
+        assert found is not None
+        return found
 
-        Args:
-            part: (…, d / R).
-            first_only: For rank 0 alone; the others get None.
-        """
+    def joined(self, part: Tensor, first_only: bool = False) -> Tensor | None:
+        """`whole`, or if `first_only` for rank 0 alone, while the others get None."""
         if not self.split:
             return part
-        padded = torch.nn.functional.pad(part.detach(), (0, max(self._counts) - part.shape[-1]))
+        padded = torch.nn.functional.pad(part.detach(), (0, max(self.counts) - part.shape[-1]))
         found = self.team.gather_first(padded) if first_only else self.team.gather(padded)
         if found is None:
             return None
-        columns = [found[rank][..., :count] for rank, count in enumerate(self._counts)]
+        columns = [found[rank][..., :count] for rank, count in enumerate(self.counts)]
         return torch.cat(columns, dim=-1)
-
-
-class _Whole(torch.autograd.Function):
-    """Puts rows together; backward takes own columns of the gradient, which all ranks have."""
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, columns: Columns) -> Tensor:
-        ctx.own = columns.own
-        whole = columns.joined(part)
-        assert whole is not None
-        return whole
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[..., ctx.own].contiguous(), None
 
 
 class _Total(torch.autograd.Function):
     """Adds up over ranks; each rank's part has the gradient of the sum."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, team: Team) -> Tensor:
-        return team.sum(part)
+    def forward(ctx: Any, team: Team, *parts: Tensor) -> tuple[Tensor, ...]:
+        return tuple(team.sums(parts))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *gradients

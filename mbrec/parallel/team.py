@@ -6,7 +6,7 @@ error with a readable message, wherever it is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from mbrec.errors import RankError
+
+Shape = tuple[int, ...]
 
 
 class Team:
@@ -33,7 +35,7 @@ class Team:
         self._group, self._control = group, control
         self.sent = 0
         """Bytes that this rank has sent so far, by the usual algorithms (rings): R - 1 times what
-        it gives to `gather`, 2 (R - 1) / R times what is added up."""
+        it gives to `gather`, 2 (R - 1) / R times what is added up, what `exchange` gives others."""
 
     @property
     def first(self) -> bool:
@@ -72,6 +74,42 @@ class Team:
             torch.distributed.all_reduce(total, group=self._of(total))
         self.sent += 2 * (self.ranks - 1) * total.nbytes // self.ranks
         return total
+
+    def sums(self, locals_: Sequence[Tensor]) -> list[Tensor]:
+        """`sum` of several tensors of any shapes, in one exchange."""
+        if self.ranks == 1 or not locals_:
+            return list(locals_)
+        flat = self.sum(torch.cat([local.flatten() for local in locals_]))
+        parts = torch.split(flat, [local.numel() for local in locals_])
+        return [part.view(local.shape) for part, local in zip(parts, locals_, strict=True)]
+
+    def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """What every rank has for this one, against what this one has for every rank.
+
+        Args:
+            parts: For rank 0, 1, …, of one dtype.
+            shapes: Of what rank 0, 1, … has for this one.
+
+        Returns:
+            By rank; this rank's own part as it is.
+        """
+        found = [parts[self.rank].new_empty(shape) for shape in shapes]
+        found[self.rank] = parts[self.rank]
+        messages = [
+            torch.distributed.P2POp(way, tensor, peer, group=self._of(tensor))
+            for way, tensors in (
+                (torch.distributed.isend, [part.contiguous() for part in parts]),
+                (torch.distributed.irecv, found),
+            )
+            for peer, tensor in enumerate(tensors)
+            if peer != self.rank and tensor.numel()
+        ]
+        if messages:
+            with _among(self.ranks):
+                for message in torch.distributed.batch_isend_irecv(messages):
+                    message.wait()
+        self.sent += sum(part.nbytes for peer, part in enumerate(parts) if peer != self.rank)
+        return found
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so. All ranks get the same answer; it waits for all of them."""

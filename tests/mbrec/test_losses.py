@@ -55,3 +55,22 @@ def test_gradients_by_finite_differences(cosine: bool) -> None:
         lambda a, p: info_nce(a, p, 0.3, cosine=cosine), (anchor, positive)
     )
     assert torch.autograd.gradcheck(bpr, (anchor[:, 0], positive))
+
+
+def test_the_losses_of_shares_add_up_to_those_of_all() -> None:
+    random = torch.Generator().manual_seed(3)
+    scores = torch.randn(7, 3, generator=random)
+    parts = [bpr(s[:, 0], s[:, 1:], len(scores)) for s in torch.tensor_split(scores, 9)]
+    torch.testing.assert_close(torch.stack(parts).sum(), bpr(scores[:, 0], scores[:, 1:]))
+
+    anchor, positive = torch.randn(2, 7, 4, generator=random).requires_grad_()
+    cuts = [(0, 3), (3, 7), (7, 7)]
+    nce = [info_nce(anchor[start:stop], positive, 0.3, first=start) for start, stop in cuts]
+    found, expected = torch.stack(nce).sum(), info_nce(anchor, positive, 0.3)
+    torch.testing.assert_close(found, expected)
+    for part, whole in zip(
+        torch.autograd.grad(found, (anchor, positive)),
+        torch.autograd.grad(expected, (anchor, positive)),
+        strict=True,
+    ):
+        torch.testing.assert_close(part, whole)

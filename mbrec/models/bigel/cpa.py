@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from mbrec.losses import info_nce
 from mbrec.parallel.columns import Columns
+from mbrec.parallel.lookup import Lookup, Rows
 from mbrec.propagation import Nodes
 from mbrec.sampling import Triples
 
@@ -29,20 +32,32 @@ class ContrastivePreferenceAlignment:
         self._temperature = temperature
         self._cosine = cosine
 
-    def __call__(self, own: Nodes, global_context: Nodes, triples: Triples) -> Tensor:
-        """CPA users + CPA items, averaged over nodes.
+    def __call__(
+        self, lookup: Lookup, own: Nodes, global_context: Nodes, triples: Triples
+    ) -> Callable[[], Tensor]:
+        """CPA users + CPA items, averaged over nodes, once the lookup is complete.
+
+        Of several ranks, each compares a share of the nodes with all of them, and has a part of the
+        sum.
 
         Args:
+            lookup: Where the nodes' rows are asked for.
             own: e^(b_K) of all nodes; or e^(b_k), beyond the paper.
             global_context: e_global of all nodes.
             triples: The batch's triples of that behavior; negatives are not used.
         """
-        total = own.user.new_zeros(())
+        asked = []
         for view, context, rows in (
             (own.user, global_context.user, triples.user_idx),
             (own.item, global_context.item, triples.positive),
         ):
             nodes = torch.unique(rows)
-            own_rows, context_rows = self._columns.rows((view, context), nodes)
-            total = total + info_nce(own_rows, context_rows, self._temperature, cosine=self._cosine)
-        return total
+            shares = self._columns.shares(nodes)
+            first = sum(len(share) for share in shares[: self._columns.team.rank])
+            anchor = lookup.ask(view, shares)
+            positive = lookup.ask(context, [nodes] * len(shares))
+            asked.append((anchor, positive, first))
+        return lambda: torch.stack([self._side(*side) for side in asked]).sum()
+
+    def _side(self, anchor: Rows, positive: Rows, first: int) -> Tensor:
+        return info_nce(anchor(), positive(), self._temperature, cosine=self._cosine, first=first)

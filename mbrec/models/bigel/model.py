@@ -11,7 +11,7 @@ Where the paper leaves a choice open, it is a field of `BigelConfig`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -38,7 +38,8 @@ from mbrec.models.bigel.cgf import CascadingGatedFeedback, Gate
 from mbrec.models.bigel.cgl import CascadingGcn
 from mbrec.models.bigel.cpa import ContrastivePreferenceAlignment
 from mbrec.models.bigel.gce import GlobalContextEnhancement
-from mbrec.models.terms import distinct, gather
+from mbrec.models.terms import distinct
+from mbrec.parallel.lookup import Lookup
 from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
@@ -155,40 +156,34 @@ class Bigel(TrainedMethod):
         return BigelState(dict(self.cgl(base)), context)
 
     def losses(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
-        """Equations 13-14: BPR of every behavior, CPA, and L2."""
-        users = self.embed(state, "user", {b: t.user_idx for b, t in batch.items()})
-        items = self.embed(state, "item", {b: t.items for b, t in batch.items()})
+        """Equations 13-14: BPR of every behavior, CPA, and L2; a rank scores its share of pairs."""
+        lookup = Lookup(self.columns)
+        embed = partial(self.embed, lookup, state)
+        users = {b: embed(b, "user", triples.user_idx) for b, triples in batch.items()}
+        items = {b: embed(b, "item", triples.items) for b, triples in batch.items()}
+        alignment = self._alignment(lookup, state, batch)
         terms = {}
-        for behavior in batch:
-            scores = pair_scores(users[behavior], items[behavior])  # (B, 1+N), eq. 12
-            terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:])
-        return {**terms, **self.regularizers(state, batch)}
-
-    def regularizers(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
-        """Equation 14 but for its first sum: CPA and L2, weighted."""
-        terms = {}
-        cpa = self._alignment(state, batch)
-        if cpa:
-            terms["cpa"] = torch.stack(cpa).sum()
+        for behavior, triples in batch.items():
+            scores = pair_scores(users[behavior](), items[behavior]())  # (B, 1+N), eq. 12
+            terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:], len(triples.user_idx))
+        if alignment:
+            terms["cpa"] = torch.stack([weight * cpa() for weight, cpa in alignment]).sum()
         if self.config.l2:
-            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2, self.columns)
-        return terms
+            terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
+        return dict(zip(terms, self.columns.total(list(terms.values())), strict=True))
 
     @torch.no_grad()
     def scorers(self) -> dict[str, Factors]:
         """Equation 12's embeddings of all nodes, per behavior."""
-        state = self.propagate()
+        state, each_row = self.propagate(), self.columns.each_row
         return {
-            behavior: Factors(
+            b: Factors(
                 *(
-                    self.columns.each_row(
-                        partial(self.enhance, behavior, side),
-                        *_tables(state, behavior, self.target, side),
-                    )
+                    each_row(partial(self.enhance, b, side), *self._inputs(state, b, side))
                     for side in SIDES
                 )
             )
-            for behavior in self.behaviors
+            for b in self.behaviors
         }
 
     @torch.no_grad()
@@ -200,9 +195,9 @@ class Bigel(TrainedMethod):
             parts: dict[str, list[Tensor]] = {"cgf": [], "gce": []}
             for side in SIDES:
                 key = self.key(behavior, side)
-                own, target, _ = _tables(state, behavior, self.target, side)
+                own, target, *_ = self._inputs(state, behavior, side)
                 every = max(1, len(own) // GATE_SAMPLE)
-                own, target = self.columns.wholes([own[::every], target[::every]])
+                own, target = (self.columns.whole(table[::every]) for table in (own, target))
                 if self.config.cgf:
                     feedback = self.cgf[key]
                     assert isinstance(feedback, CascadingGatedFeedback)
@@ -216,7 +211,12 @@ class Bigel(TrainedMethod):
         return found
 
     def enhance(
-        self, behavior: str, side: Side, own: Tensor, target: Tensor, context: Tensor | None = None
+        self,
+        behavior: str,
+        side: Side,
+        own: Tensor,
+        target: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Tensor:
         """The embeddings that score `behavior`: e^(b_K) for the target, else e'' (eq. 5-9).
 
@@ -224,7 +224,7 @@ class Bigel(TrainedMethod):
             behavior: b_k.
             side: "user" or "item".
             own: e^(b_k) of some rows. (…, d)
-            target: e^(b_K) of the same rows.
+            target: e^(b_K) of the same rows, for an auxiliary.
             context: e_global of the same rows, where GCE asks for it.
 
         Returns:
@@ -239,37 +239,46 @@ class Bigel(TrainedMethod):
             own = self.gce[key](own, context)
         return own
 
-    def _alignment(self, state: BigelState, batch: Batch) -> list[Tensor]:
-        """λ · CPA of every behavior of the batch that has a λ."""
+    def _alignment(
+        self, lookup: Lookup, state: BigelState, batch: Batch
+    ) -> list[tuple[float, Callable[[], Tensor]]]:
+        """λ and CPA of every behavior of the batch that has a λ."""
         if not self.config.cpa or state.context is None:
             return []
         return [
-            weight * self._cpa(state.own[behavior], state.context, batch[behavior])
+            (weight, self._cpa(lookup, state.own[behavior], state.context, batch[behavior]))
             for behavior, weight in self._cpa_weights.items()
             if weight and behavior in batch
         ]
 
-    def embed(self, state: BigelState, side: Side, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Behavior → the embeddings that score its rows, (…, d) for indices (…)."""
-        place, auxiliaries = SIDES.index(side), [b for b in rows if b != self.target]
-        target = state.own[self.target][place]
-        # Gates and projections run once for every node that the rows name.
-        named = {b: distinct(index, len(target)) for b, index in rows.items()}
-        nodes = {b: found for b, (found, _) in named.items()}
-        parts = {b: [state.own[b][place].index_select(0, nodes[b])] for b in auxiliaries}
-        # Tables that several behaviors need are read by one lookup.
-        for b, found in zip(rows, gather(target, list(nodes.values())), strict=True):
-            parts.setdefault(b, []).append(found)
-        if auxiliaries and self.config.gce and state.context is not None:
-            found_all = gather(state.context[place], [nodes[b] for b in auxiliaries])
-            for b, found in zip(auxiliaries, found_all, strict=True):
-                parts[b].append(found)
-        embeddings = {}
-        for b, index in rows.items():
-            own, *others = self.columns.wholes(parts[b])
-            found = self.enhance(b, side, own, *others) if others else own
-            embeddings[b] = found.index_select(0, named[b][1]).view(*index.shape, -1)
-        return embeddings
+    def embed(
+        self, lookup: Lookup, state: BigelState, behavior: str, side: Side, index: Tensor
+    ) -> Callable[[], Tensor]:
+        """The embeddings that score `behavior` for an index (B, …), once the lookup is complete.
+
+        (B, …, d); of several ranks, this one's share of them.
+        """
+        tables, rank = self._inputs(state, behavior, side), self.columns.team.rank
+        # Gates and projections run once for every node that a share names.
+        shares = self.columns.shares(index)
+        named = [distinct(share, len(tables[0])) for share in shares]
+        rows = [lookup.ask(table, [nodes for nodes, _ in named]) for table in tables]
+
+        def embedded() -> Tensor:
+            found = self.enhance(behavior, side, *(table() for table in rows))
+            return found.index_select(0, named[rank][1]).view(*shares[rank].shape, self.config.size)
+
+        return embedded
+
+    def _inputs(self, state: BigelState, behavior: str, side: Side) -> list[Tensor]:
+        """What `enhance` needs, of all nodes."""
+        place = SIDES.index(side)
+        own, target = state.own[behavior][place], state.own[self.target][place]
+        if behavior == self.target:
+            return [own]
+        if not self.config.gce or state.context is None:
+            return [own, target]
+        return [own, target, state.context[place]]
 
     def key(self, behavior: str, side: Side) -> str:
         """The name under which `cgf` and `gce` hold a behavior's enhancement of a side."""
@@ -286,12 +295,3 @@ class Bigel(TrainedMethod):
             self.cgf[key] = feedback
         if self.config.gce:
             self.gce[key] = GlobalContextEnhancement(size, gate, generator)
-
-
-def _tables(
-    state: BigelState, behavior: str, target: str, side: Side
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """e^(b_k), e^(b_K) and e_global of all users, or of all items."""
-    place = SIDES.index(side)
-    context = None if state.context is None else state.context[place]
-    return state.own[behavior][place], state.own[target][place], context

@@ -135,7 +135,13 @@ def run(job: Job, team: Team = ALONE) -> None:
         for value in state.values()
         if value.dim() == 2
     ]
+    common = [
+        weight.detach().flatten()
+        for name, weight in method.named_parameters()
+        if name not in method.divided()
+    ]
     seen = {
+        "common": torch.cat(common).tolist() if common else [],
         "losses": watch.losses,
         "sent": watch.sent,
         "weights": sum(table.nbytes for table in method.shared_parameters()),

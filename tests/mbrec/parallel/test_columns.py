@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from mbrec.parallel import columns as splitting
 from mbrec.parallel import tensor_file
 from mbrec.parallel.columns import Columns
 from mbrec.parallel.dividing import check_dividable
+from mbrec.parallel.lookup import Lookup
 from mbrec.parallel.ranking import WholeFactors, top_k_together
-from mbrec.parallel.team import Team
+from mbrec.parallel.team import Shape, Team
 from mbrec.ranking import Exclusion, top_k
 from mbrec.scoring import Factors
 
@@ -48,6 +49,14 @@ class ThreadTeam(Team):
 
     def sum(self, local: Tensor) -> Tensor:
         return self.gather(local.detach()).sum(0)
+
+    def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        self._board[self.rank] = parts
+        self._barrier.wait(60)
+        found = [parts[self.rank] for parts in self._board]
+        assert [part.shape for part in found] == list(shapes)
+        self._barrier.wait(60)
+        return found
 
 
 def by_ranks(ranks: int, work: Callable[[Team], Any]) -> list[Any]:
@@ -84,20 +93,23 @@ def test_rows_are_whole_and_the_gradient_is_that_of_one_process(
 
     def step(team: Team) -> tuple[Tensor, Tensor]:
         columns = Columns(team, size)
-        own = table[:, columns.own].clone().requires_grad_()
-        first, second = columns.rows([own, own], index)
-        mixed = (first @ weights * second).square().sum()
-        (inner,) = columns.total([(own * own).sum(1)])
+        own, other = (part[:, columns.own].clone().requires_grad_() for part in (table, table + 1))
+        shares = columns.shares(index)
+        lookup = Lookup(columns)
+        asked = ((own, shares), (own, [index] * team.ranks), (other, shares))
+        first, every, second = [rows() for rows in [lookup.ask(*rows) for rows in asked]]
+        mixed = (first @ weights * second).square().sum() + (first @ every.T).tanh().sum()
+        inner, mixed = columns.total([(own * own).sum(1), mixed])
         total = mixed + inner.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
-        assert own.grad is not None
-        return total.detach(), own.grad
+        assert own.grad is not None and other.grad is not None
+        return total.detach(), torch.stack([own.grad, other.grad])
 
-    ((alone, gradient),) = by_ranks(1, step)
+    ((alone, gradients),) = by_ranks(1, step)
     found = by_ranks(ranks, step)
     for value, _ in found:
         torch.testing.assert_close(value, alone)
-    torch.testing.assert_close(torch.cat([part for _, part in found], dim=1), gradient)
+    torch.testing.assert_close(torch.cat([part for _, part in found], dim=2), gradients)
 
 
 def test_work_on_every_row_is_that_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "mf-bpr": {"method": "mf-bpr", "model": {"size": 12, "embeddings": "behavior"}},
     "crgcn": {"method": "crgcn", "model": {"size": 10, "normalize": False}},
     "gradnorm": {**BIGEL, "train": {"weighting": "gradnorm", "average": 0.9}},
+    "uncertainty": {**BIGEL, "train": {"weighting": "uncertainty"}},
+    # Batches of fewer pairs of a behavior than there are ranks, or none.
+    "few": {**BIGEL, "train": {"batch_size": 6, "epochs": 1, "lr": 0.001}},
 }
 
 
@@ -81,7 +84,10 @@ def check_course(ranks: int, folder: Path) -> None:
         alone = seen(folder, name)["losses"]
         assert len(alone) >= course.STEPS
         for rank in range(ranks):
-            assert seen(folder, f"{name}-many", rank)["losses"] == pytest.approx(alone, abs=1e-5)
+            many = seen(folder, f"{name}-many", rank)
+            assert many["losses"] == pytest.approx(alone, abs=1e-5)
+            # To the last bit, or they would drift apart.
+            assert many["common"] == seen(folder, f"{name}-many")["common"]
     for resumed in ("one-then-many", "many-then-one"):
         close(folder, "bigel", resumed)
         rest = seen(folder, "bigel")["losses"][STOP:]
@@ -103,10 +109,15 @@ def check_costs(ranks: int, folder: Path) -> None:
             bound = 2 * (ranks - 1) / ranks * (8 * pairs + 4 + 4)
             assert 0 < max(seen(folder, name, rank)["sent"]) <= bound
         for name in ("bigel-many", "large-bigel"):
-            # Rows of three tables for the user and two items of each auxiliary pair, of one table
-            # for a target pair, and of two tables for its distinct users and items.
-            rows = 9 * (pairs - target) + 7 * target
-            bound = (ranks - 1) * width * rows + 2 * (4 + 4)
+            # A rank needs, for its share of the pairs of every behavior: of three tables the user
+            # and two items of each auxiliary pair, of one table those of a target pair; and for CPA
+            # its share of the target's users and items, and all of them.
+            auxiliary, own = (pairs - target) / ranks + 2, target / ranks + 1
+            rows = 9 * auxiliary + 3 * own + 2 * (own + target)
+            # There and back; and sums of five losses, of who wants to stop, and of gradients for a
+            # projection and two gates of each auxiliary.
+            sums = 5 + 1 + 2 * 3 * (10 * 10 + 10)
+            bound = 2 * (ranks - 1) * (width * rows + 4 * sums / ranks)
             assert 0 < max(seen(folder, name, rank)["sent"]) <= bound
 
 

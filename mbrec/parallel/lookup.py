@@ -1,0 +1,103 @@
+"""Rows of a batch, looked up in tables whose columns are split over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mbrec.parallel.columns import Columns
+
+_Asked = tuple[int, Sequence[Tensor]]  # which table, and which of its rows rank 0, 1, … needs
+
+Rows = Callable[[], Tensor]
+"""What was asked for, (n, d); to be called when all has been asked."""
+
+
+class Lookup:
+    """Rows of tables, as a whole, asked for one by one and fetched in one exchange; differentiable.
+
+    Every rank asks for what all of them need. It can, as all draw the same batch; so only rows are
+    sent.
+
+    Args:
+        columns: Those of the tables.
+
+    Sends 4 d / R bytes for every row that another rank needs, and in the backward pass as many to
+    every other rank for each own row. However often a table is asked, it gets one gradient.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._tables: dict[int, Tensor] = {}
+        self._asked: list[_Asked] = []
+        self._found: Sequence[Tensor] = ()
+
+    def ask(self, table: Tensor, rows: Sequence[Tensor]) -> Rows:
+        """Own rows of a table.
+
+        Args:
+            table: Own columns. (N, d / R)
+            rows: Which of its rows rank 0, 1, … needs. (n_r,) each
+
+        Returns:
+            What gives the rows of this rank. (n_r, d)
+        """
+        assert not self._found, "it was fetched before all was asked"
+        place = len(self._asked)
+        self._tables[id(table)] = table
+        self._asked.append((list(self._tables).index(id(table)), rows))
+        return lambda: self._fetched()[place]
+
+    def _fetched(self) -> Sequence[Tensor]:
+        if not self._found:
+            tables = self._tables.values()
+            self._found = _Lookup.apply(  # type: ignore[no-untyped-call]
+                self._columns, self._asked, *tables
+            )
+        return self._found
+
+
+class _Lookup(torch.autograd.Function):
+    """Own columns of the rows of all ranks, which become all columns of the rows of this one.
+
+    Nothing is added up on the way, so the gradient goes the same way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        columns: Columns,
+        asked: Sequence[_Asked],
+        *tables: Tensor,
+    ) -> tuple[Tensor, ...]:
+        team = columns.team
+        by_rank = [[(place, rows[r]) for place, rows in asked] for r in range(team.ranks)]
+        parts = []
+        for needs in by_rank:
+            lengths = [len(rows) for _, rows in needs]
+            part = tables[0].new_empty(sum(lengths), columns.count)
+            for (place, rows), piece in zip(needs, torch.split(part, lengths), strict=True):
+                torch.index_select(tables[place], 0, rows, out=piece)
+            parts.append(part)
+        ctx.columns, ctx.by_rank = columns, by_rank
+        ctx.shapes = [table.shape for table in tables]
+        return torch.split(columns.dealt(parts), [len(rows) for _, rows in by_rank[team.rank]])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found: Sequence[Sequence[Tensor]] = [gradients]  # by rank, like `by_rank`
+        if ctx.columns.split:
+            lengths = [[len(rows) for _, rows in needs] for needs in ctx.by_rank]
+            parts = ctx.columns.returned(gradients, [sum(part) for part in lengths])
+            found = [torch.split(*part) for part in zip(parts, lengths, strict=True)]
+        sums = [gradients[0].new_zeros(shape) for shape in ctx.shapes]
+        for needs, pieces in zip(ctx.by_rank, found, strict=True):
+            for (place, rows), piece in zip(needs, pieces, strict=True):
+                # `index_add_` goes row by row, this does not.
+                sums[place].scatter_add_(0, rows.unsqueeze(1).expand_as(piece), piece)
+        return None, None, *sums
