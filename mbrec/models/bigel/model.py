@@ -256,7 +256,7 @@ class Bigel(TrainedMethod):
         # Gates and projections run once for every node that the rows name.
         named = {b: distinct(index, len(target)) for b, index in rows.items()}
         nodes = {b: found for b, (found, _) in named.items()}
-        parts = {b: [state.own[b][place].index_select(0, nodes[b])] for b in auxiliaries}
+        parts = {b: gather(state.own[b][place], [nodes[b]]) for b in auxiliaries}
         # Tables that several behaviors need are read by one lookup.
         for b, found in zip(rows, gather(target, list(nodes.values())), strict=True):
             parts.setdefault(b, []).append(found)
