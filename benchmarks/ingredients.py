@@ -2,9 +2,9 @@
 
     python benchmarks/ingredients.py data/jd runs/plus
 
-The weights are those of the run; for every row some ingredients are switched off and what the others
-count is learned anew. NDCG@5 per behavior: on the rows that it was learned from, and cross-fitted in
-brackets (each fifth of the users ranked by what the other four taught).
+The weights are those of the run; for every row some ingredients are switched off and what the
+others count is learned anew. NDCG@5 per behavior: on the rows that it was learned from, and
+cross-fitted in brackets (each fifth of the users ranked by what the other four taught).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mbrec.backend import dgl
 from mbrec.config import Settings
 from mbrec.graph import Pairs, build_graph, edge_type, reverse_edge_type
+from mbrec.memory import keep_freed_memory
 from mbrec.models.base import Context, TrainedMethod
 from mbrec.models.registry import find
 from mbrec.parallel.team import ALONE, Team
@@ -22,12 +23,16 @@ from mbrec.randomness import generator
 from mbrec.sampling import Batch, BatchSampler
 
 PARTS = ("sampling", "propagation", "losses", "backward", "optimizer")
-_PRODUCTS = (
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten.baddbmm.default,
-)
+_aten = torch.ops.aten
+_PRODUCTS = {
+    _aten.mm.default: _aten.mm.default,
+    _aten.mm.out: _aten.mm.default,
+    _aten.addmm.default: _aten.addmm.default,
+    _aten.addmm_.default: _aten.addmm.default,
+    _aten.bmm.default: _aten.bmm.default,
+    _aten.baddbmm.default: _aten.baddbmm.default,
+}
+"""Products that a step may take → how they are taken once more, into memory of their own."""
 
 
 class Steps:
@@ -51,6 +56,7 @@ class Steps:
         device: torch.device | str = "cpu",
         team: Team = ALONE,
     ) -> None:
+        keep_freed_memory()  # as the trainer does
         self.relations, self.num_users, self.num_items = relations, num_users, num_items
         self.device, config = torch.device(device), settings.train
         if settings.engine == "dgl":
@@ -133,7 +139,7 @@ class DenseProducts(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func in _PRODUCTS and all(arg.layout == torch.strided for arg in args):
-            self.calls.append((func, [arg.detach() for arg in args]))
+            self.calls.append((_PRODUCTS[func], [arg.detach() for arg in args]))
         return func(*args, **(kwargs or {}))
 
     def again(self) -> None:

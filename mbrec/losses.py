@@ -9,6 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+_BLOCK = {"cpu": 1 << 18}
+"""Similarities that InfoNCE makes at a time, by kind of device: on the CPU, 1 MiB of them."""
+
+_LARGE_BLOCK = 1 << 24
+"""The same for all others, where it counts to launch little."""
+
 
 def bpr(positive: Tensor, negative: Tensor, pairs: int | None = None) -> Tensor:
     """Bayesian personalized ranking: the mean of -ln σ(ŷ_ui - ŷ_uj) (Rendle et al., UAI 2009).
@@ -50,7 +56,7 @@ def info_nce(
         A scalar: the mean over rows of logsumexp_m(s_nm / τ) - s_nn / τ; of a share, its part of
         the mean over all.
 
-    Memory: O(B²), divided by the number of shares.
+    Memory: O(B d), and one block of the B × B similarities.
     """
     if cosine:
         anchor, positive = F.normalize(anchor, dim=1), F.normalize(positive, dim=1)
@@ -63,20 +69,34 @@ def info_nce(
 class _InfoNce(torch.autograd.Function):
     """InfoNCE of scaled rows. Its gradient is softmax - 1 on the diagonal, which forward has.
 
-    So only one matrix (B, B) is kept, and no exponential is taken twice.
+    So forward goes over the B × B similarities block by block, each small enough for the cache,
+    takes what the gradient needs from it, and keeps none.
     """
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, positive: Tensor, first: int) -> Tensor:
-        shares = torch.log_softmax(anchor @ positive.T, dim=1)  # (B, B)
-        loss = -shares.diagonal(first).sum() / len(positive)
-        shares.exp_().diagonal(first).sub_(1)
-        ctx.save_for_backward(anchor, positive, shares)
-        return loss
+        count, every = len(anchor), len(positive)
+        rows = max(1, _BLOCK.get(anchor.device.type, _LARGE_BLOCK) // max(1, every))
+        of_anchor, of_positive = torch.empty_like(anchor), torch.zeros_like(positive)
+        total = anchor.new_zeros(())
+        for start in range(0, count, rows):
+            block = slice(start, start + rows)
+            scores = anchor[block] @ positive.T  # (n, B)
+            own, largest = scores.diagonal(first + start).clone(), scores.amax(1, keepdim=True)
+            shares = scores.sub_(largest).exp_()
+            sums = shares.sum(1, keepdim=True)  # (n, 1)
+            total += (largest + sums.log()).sum() - own.sum()
+            torch.mm(shares, positive, out=of_anchor[block]).div_(sums)
+            of_positive.addmm_(shares.T, anchor[block] / sums)
+        mine = slice(first, first + count)  # the positives of these anchors
+        of_anchor.sub_(positive[mine])
+        of_positive[mine].sub_(anchor)
+        ctx.save_for_backward(of_anchor, of_positive)
+        return total / every
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None]:
-        anchor, positive, shares = ctx.saved_tensors
-        scale = outer / len(positive)
-        return scale * (shares @ positive), scale * (shares.T @ anchor), None
+        of_anchor, of_positive = ctx.saved_tensors
+        scale = outer / len(of_positive)
+        return scale * of_anchor, scale * of_positive, None

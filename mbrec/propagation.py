@@ -9,20 +9,20 @@ weight on the edges: a weighted message leaves DGL's fast kernel and costs ten t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mbrec.backend import add_sums, dgl
 from mbrec.columns import GLOBAL
+from mbrec.csr import csr, product
 from mbrec.errors import DataError
 from mbrec.graph import Pairs, edge_type, merge, reverse_edge_type
+from mbrec.workspace import Workspace
 
 Combination = Literal["mean", "sum", "last"]
 
@@ -119,8 +119,8 @@ class TorchEngine:
         self._forward: dict[str, Tensor] = {}
         self._transposed: dict[str, Tensor] = {}
         for relation, pairs in {**relations, GLOBAL: merge(relations, num_items)}.items():
-            by_user = _csr(pairs.user_idx, pairs.item_idx, (num_users, num_items))
-            by_item = _csr(pairs.item_idx, pairs.user_idx, (num_items, num_users))
+            by_user = csr(pairs.user_idx, pairs.item_idx, (num_users, num_items))
+            by_item = csr(pairs.item_idx, pairs.user_idx, (num_items, num_users))
             self._forward[relation] = by_user.to(device)
             self._transposed[relation] = by_item.to(device)
 
@@ -128,8 +128,8 @@ class TorchEngine:
         """Sum over neighbors, both directions."""
         matrix, transposed = self._known(relation)
         return Nodes(
-            user=_product(matrix, transposed, nodes.item),
-            item=_product(transposed, matrix, nodes.user),
+            user=product(matrix, transposed, nodes.item),
+            item=product(transposed, matrix, nodes.user),
         )
 
     def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
@@ -149,24 +149,6 @@ class TorchEngine:
         return self._forward[relation], self._transposed[relation]
 
 
-class _Product(torch.autograd.Function):
-    """matrix @ dense, for a constant matrix: linear, so backward needs no activations."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
-        ctx.transposed = transposed
-        return matrix @ dense
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, ctx.transposed @ gradient
-
-
-def _product(matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
-    result: Tensor = _Product.apply(matrix, transposed, dense)  # type: ignore[no-untyped-call]
-    return result
-
-
 @dataclass(frozen=True)
 class Relation:
     """One relation with its degree scalings, ready to propagate."""
@@ -176,6 +158,9 @@ class Relation:
     root: Nodes  # √|N|, (U, 1) and (I, 1)
     inverse_root: Nodes  # 1/√|N|, 0 for isolated nodes
     inverse: Nodes  # 1/|N|, 0 for isolated nodes
+    keeping_root: Nodes  # √|N|, and 1 for isolated nodes, which keep what is their own
+    keeping_inverse_root: Nodes  # 1 / keeping_root
+    workspace: Workspace
 
     @classmethod
     def of(cls, name: str, engine: Engine) -> Relation:
@@ -186,7 +171,17 @@ class Relation:
             user, item = (torch.where(d > 0, d.clamp(min=1) ** exponent, 0.0) for d in degrees)
             return Nodes(user, item)
 
-        return cls(name, engine, power(0.5), power(-0.5), power(-1.0))
+        keeping = [d.clamp(min=1) for d in degrees]
+        return cls(
+            name,
+            engine,
+            root=power(0.5),
+            inverse_root=power(-0.5),
+            inverse=power(-1.0),
+            keeping_root=Nodes(*(d**0.5 for d in keeping)),
+            keeping_inverse_root=Nodes(*(d**-0.5 for d in keeping)),
+            workspace=Workspace.of(engine),
+        )
 
 
 def light_gcn(
@@ -259,34 +254,32 @@ def _light_gcn(
 ) -> Nodes:
     share = 1 / (layers + 1) if combination == "mean" else 1.0
     own = residual + (0.0 if combination == "last" else share)
-    z, sums = (Nodes(*(e.new_empty(e.shape) for e in nodes)) for _ in range(2))
-    for side, scale in enumerate(relation.inverse_root):
-        torch.mul(nodes[side], scale, out=z[side])
-    for left in reversed(range(layers)):
-        # Horner's rule: e^(0) is added in every layer, by starting the sums from it. It stands
-        # before the scalings that follow them, hence the root; isolated nodes are not scaled.
-        start = (own / share) if left == 0 else float(combination != "last")
-        for side, root in enumerate(relation.root):
-            torch.mul(nodes[side], root.clamp(min=1) * start, out=sums[side])
-        relation.engine.add_neighbors(relation.name, z, sums)
-        for side in (0, 1):
+    result = Nodes(*(e.new_empty(e.shape) for e in nodes))
+    with relation.workspace.lent(nodes) as memory:
+        # They change places after every layer, and the last one is to end in the result.
+        z, sums = Nodes(*memory), result
+        if layers % 2 == 0:
+            z, sums = sums, z
+        _scale(nodes, relation.inverse_root, 1.0, z)
+        for left in reversed(range(layers)):
+            # Horner's rule: e^(0) is added in every layer, by starting the sums from it. It stands
+            # before the scalings that follow them, hence the root; isolated nodes are not scaled.
+            start = (own / share) if left == 0 else float(combination != "last")
+            _scale(nodes, relation.keeping_root, start, sums)
+            relation.engine.add_neighbors(relation.name, z, sums)
             # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
-            root = relation.root[side].clamp(min=1)
-            sums[side].mul_(relation.inverse[side] if left else share / root)
-        z, sums = sums, z
-    return z
+            if left:
+                _scale(sums, relation.inverse, 1.0, sums)
+            else:
+                _scale(sums, relation.keeping_inverse_root, share, sums)
+            z, sums = sums, z
+    return result
 
 
-def _csr(rows: Any, columns: Any, shape: tuple[int, int]) -> Tensor:
-    order = np.lexsort((columns, rows))
-    counts = np.bincount(rows, minlength=shape[0])
-    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(indptr),
-            torch.from_numpy(np.ascontiguousarray(columns[order])),
-            torch.ones(len(rows)),
-            size=shape,
-            check_invariants=True,
-        )
+def _scale(nodes: Nodes, scale: Nodes, factor: float, into: Nodes) -> None:
+    """Write factor · scale · nodes."""
+    for e, by, out in zip(nodes, scale, into, strict=True):
+        if factor:
+            torch.mul(e, by if factor == 1 else by * factor, out=out)
+        else:
+            out.zero_()

@@ -19,6 +19,7 @@ from mbrec.errors import StoppedError, TrainingError
 from mbrec.files import sweep
 from mbrec.health import FiniteWatch, gate_shares
 from mbrec.keeping import Keeper, Validate
+from mbrec.memory import keep_freed_memory
 from mbrec.models.base import TrainedMethod
 from mbrec.parallel.team import ALONE, Team
 from mbrec.randomness import generator
@@ -107,6 +108,7 @@ class Trainer:
     team: Team = ALONE
 
     def __post_init__(self) -> None:
+        keep_freed_memory()
         self.progress = Progress()
         self._begun: Mapping[str, Tensor] = {}  # of an epoch that was stopped within
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from mbrec import losses
 from mbrec.losses import bpr, info_nce
 
 
@@ -74,3 +75,22 @@ def test_the_losses_of_shares_add_up_to_those_of_all() -> None:
         strict=True,
     ):
         torch.testing.assert_close(part, whole)
+
+
+@pytest.mark.parametrize("similarities", [1, 10, 13, 26])
+def test_info_nce_does_not_depend_on_its_blocks(
+    similarities: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchor, positive = (
+        torch.randn(5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+        for _ in range(2)
+    )
+    shares = torch.log_softmax(anchor @ positive.T / 0.3, dim=1)
+    wanted = -shares.diagonal().mean()
+    monkeypatch.setitem(losses._BLOCK, "cpu", similarities)
+    loss = info_nce(anchor, positive, 0.3, cosine=False)
+    torch.testing.assert_close(loss, wanted)
+    gradients = [torch.autograd.grad(term, (anchor, positive)) for term in (loss, wanted)]
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)

@@ -160,6 +160,19 @@ def test_the_residual_is_the_embedding_once_more(combination: Combination) -> No
             torch.testing.assert_close(got, without + own, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_what_was_propagated_stays_when_more_is_propagated(layers: int) -> None:
+    """Propagations work in the same memory, one after the other."""
+    for engine in engines(random_relations(0)):
+        relation = Relation.of("click", engine)
+        first = light_gcn(relation, random_nodes(0), layers)
+        copies = [part.clone() for part in first]
+        light_gcn(relation, random_nodes(1), layers)
+        light_gcn(Relation.of(GLOBAL, engine), random_nodes(2), layers, "last")
+        for part, copy in zip(first, copies, strict=True):
+            assert torch.equal(part, copy)
+
+
 def test_no_layers_change_nothing() -> None:
     nodes = random_nodes(0)
     for engine in engines(random_relations(0)):

@@ -27,6 +27,4 @@ class GlobalContextEnhancement(nn.Module):
 
     def forward(self, auxiliary: Tensor, global_context: Tensor) -> Tensor:
         """e''^(b_k) of some rows. All are (B, d)."""
-        gate: Tensor = self.gate(auxiliary)
-        context: Tensor = self.project(global_context)
-        return auxiliary + gate * context
+        return self.gate.let_in(auxiliary, self.project(global_context))
