@@ -22,6 +22,7 @@ from mbrec.models.terms import PerBehavior as PerBehavior
 from mbrec.models.terms import base_l2 as base_l2
 from mbrec.models.terms import bpr_terms as bpr_terms
 from mbrec.models.terms import gather as gather
+from mbrec.models.terms import near_identity as near_identity
 from mbrec.models.terms import pair_scores as pair_scores
 from mbrec.parallel.columns import Columns
 from mbrec.parallel.team import ALONE, Team

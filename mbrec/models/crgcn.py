@@ -102,4 +102,9 @@ class Crgcn(TrainedMethod):
         return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
 
 
-ENTRY = Entry(CrgcnConfig, Crgcn, undividable=norms_of_all)
+ENTRY = Entry(
+    CrgcnConfig,
+    Crgcn,
+    train={"lr": 3e-2, "negatives": 4, "patience": 15, "average": 0.95},
+    undividable=norms_of_all,
+)

@@ -25,6 +25,8 @@ Deviations:
 * The authors take batches of users, with the second sum over the users of the batch; here all nodes
   are propagated at every step anyway, so all count.
 * r_k starts around 1 instead of 0: the product of three small factors has next to no gradient.
+* The maps start near the identity (the authors': Glorot's), learned as d times the difference from
+  it. Behind random maps a node's layers have nothing in common at first.
 * The authors regularize the propagated embeddings; here the base embeddings of the batch's rows.
 """
 
@@ -44,6 +46,7 @@ from mbrec.models.base import (
     TrainedMethod,
     base_l2,
     embedding_table,
+    near_identity,
 )
 from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.sampling import Batch
@@ -64,8 +67,9 @@ class GhcfConfig(MethodConfig):
     layers: NonNegativeInt = 2
     """L."""
 
-    negative_weight: PositiveFloat = 0.01
-    """c, weight of a pair that is not in the behavior; one that is weighs 1."""
+    negative_weight: PositiveFloat = 0.001
+    """c, weight of a pair that is not in the behavior; one that is weighs 1. What it comes to is a
+    matter of size: all others together weigh c U I / |E_k| times what the behavior's pairs do."""
 
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of the values of every layer that is set to 0 in training."""
@@ -95,6 +99,7 @@ class Ghcf(TrainedMethod):
         )
         self.relation_emb = embedding_table(len(self.behaviors), size, "xavier", generator)
         self.relation_emb.data.add_(1)
+        # d (W - I) of every layer; not 0, for a value that is dropped would be at the kink.
         self.maps, self.relation_maps = (
             nn.ParameterList(
                 embedding_table(size, size, "xavier", generator) for _ in range(config.layers)
@@ -117,7 +122,7 @@ class Ghcf(TrainedMethod):
                 for relation, vector in zip(self._relations, relations, strict=True)
             ]
             nodes = self._drop(_mean(messages))
-            relations = relations @ relation_weight
+            relations = near_identity(relations, relation_weight)
             kept.append(nodes)
             kept_relations.append(relations)
         return _mean(kept), torch.stack(kept_relations).mean(0)
@@ -125,7 +130,8 @@ class Ghcf(TrainedMethod):
     def _message(self, relation: Relation, nodes: Nodes, vector: Tensor, weight: Tensor) -> Nodes:
         """What all nodes receive along one behavior."""
         received = light_gcn(relation, nodes, 1, "last")
-        return Nodes(*(F.leaky_relu((part * vector) @ weight, SLOPE) for part in received))
+        mapped = (near_identity(part * vector, weight) for part in received)
+        return Nodes(*(F.leaky_relu(part, SLOPE) for part in mapped))
 
     def losses(self, state: tuple[Nodes, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The whole-data loss of every behavior per pair of it, and L2."""
@@ -167,4 +173,4 @@ def _mean(parts: list[Nodes]) -> Nodes:
     return Nodes(*(torch.stack(tables).mean(0) for tables in zip(*parts, strict=True)))
 
 
-ENTRY = Entry(GhcfConfig, Ghcf, train={"lr": 1e-2})
+ENTRY = Entry(GhcfConfig, Ghcf, train={"lr": 3e-2, "patience": 15, "average": 0.95})

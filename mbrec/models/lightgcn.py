@@ -125,6 +125,6 @@ class LightGcn(TrainedMethod):
 ENTRY = Entry(
     LightGcnConfig,
     LightGcn,
-    train={"lr": 1e-2, "patience": 15},
+    train={"lr": 3e-2, "negatives": 4, "patience": 15, "average": 0.95},
     undividable=lambda config: "",
 )

@@ -13,7 +13,10 @@ own embeddings ⟨e_u^(b_k), e_i^(b_k)⟩, the target by the sum, as in the pape
 adds the BPR loss of its score.
 
 Deviations: the losses of the auxiliary behaviors, above. The authors' maps start as N(0, 0.01²),
-which lets next to nothing through at first; ours start as Glorot's.
+which lets next to nothing through at first. Ours start as the identity, learned as d times the
+difference from it: the base embeddings of a user and an item then mean the same in every behavior.
+With two random maps every behavior began with a likeness of its own, and on UserBehavior nothing
+was learned after the first epoch (macro NDCG@5 .004 instead of .021 at the twelfth).
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from mbrec.models.base import (
     bpr_terms,
     embedding_table,
     layers_of,
+    near_identity,
 )
 from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
@@ -75,9 +79,9 @@ class MbCgcn(TrainedMethod):
         )
         self._relations = [context.relation(behavior) for behavior in context.behaviors]
         self._layers = layers_of(config.layers, context.behaviors)
-        # One map for each step of the cascade, from a behavior into the next.
+        # d (W - I) for each step of the cascade, from a behavior into the next.
         self.user_maps, self.item_maps = (
-            nn.ParameterList(self._map(context.generator) for _ in context.auxiliaries)
+            nn.ParameterList(torch.zeros(config.size, config.size) for _ in context.auxiliaries)
             for _ in range(2)
         )
 
@@ -88,8 +92,9 @@ class MbCgcn(TrainedMethod):
         current = Nodes(self.user_emb, self.item_emb)
         for step, (relation, layers) in enumerate(zip(self._relations, self._layers, strict=True)):
             if step:
-                user, item = self.user_maps[step - 1], self.item_maps[step - 1]
-                current = Nodes(current.user @ user.T, current.item @ item.T)
+                maps = self.user_maps[step - 1], self.item_maps[step - 1]
+                pairs = zip(current, maps, strict=True)
+                current = Nodes(*(near_identity(nodes, learned) for nodes, learned in pairs))
             current = light_gcn(relation, current, layers, self.config.combination)
             if total is None:
                 total = current
@@ -110,8 +115,9 @@ class MbCgcn(TrainedMethod):
         """The embeddings of `propagate`, per behavior."""
         return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
 
-    def _map(self, generator: torch.Generator) -> nn.Parameter:
-        return embedding_table(self.config.size, self.config.size, "xavier", generator)
 
-
-ENTRY = Entry(MbCgcnConfig, MbCgcn, train={"lr": 1e-2, "patience": 15})
+ENTRY = Entry(
+    MbCgcnConfig,
+    MbCgcn,
+    train={"lr": 3e-2, "negatives": 4, "patience": 15, "average": 0.95},
+)

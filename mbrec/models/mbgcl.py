@@ -165,4 +165,8 @@ class Mbgcl(TrainedMethod):
         return nodes[order[: self.config.contrasted]]
 
 
-ENTRY = Entry(MbgclConfig, Mbgcl, train={"lr": 1e-2, "patience": 15})
+ENTRY = Entry(
+    MbgclConfig,
+    Mbgcl,
+    train={"lr": 3e-2, "negatives": 4, "patience": 15, "average": 0.95},
+)

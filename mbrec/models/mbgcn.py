@@ -228,4 +228,8 @@ def _identity(size: int) -> nn.Parameter:
     return nn.Parameter(torch.eye(size))
 
 
-ENTRY = Entry(MbgcnConfig, Mbgcn, train={"lr": 1e-2, "patience": 15})
+ENTRY = Entry(
+    MbgcnConfig,
+    Mbgcn,
+    train={"lr": 1e-2, "negatives": 4, "patience": 15, "average": 0.95},
+)

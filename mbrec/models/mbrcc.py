@@ -192,4 +192,8 @@ def _assignment(size: int, clusters: int, generator: torch.Generator) -> nn.Line
     return layer
 
 
-ENTRY = Entry(MbrccConfig, Mbrcc, train={"lr": 1e-2, "patience": 15})
+ENTRY = Entry(
+    MbrccConfig,
+    Mbrcc,
+    train={"lr": 3e-2, "negatives": 4, "patience": 15, "average": 0.95},
+)

@@ -104,6 +104,6 @@ ENTRY = Entry(
     MfBprConfig,
     MfBpr,
     needs_engine=False,
-    train={"lr": 1e-2, "epochs": 150, "patience": 15},
+    train={"lr": 3e-2, "negatives": 4, "epochs": 150, "patience": 15, "average": 0.95},
     undividable=lambda config: "",
 )

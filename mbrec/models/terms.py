@@ -78,6 +78,19 @@ def distinct(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return nodes, place[flat]
 
 
+def near_identity(nodes: Tensor, learned: Tensor) -> Tensor:
+    """W e of all nodes, where what is learned is d (W - I).
+
+    Such a map starts as the identity if `learned` starts as 0. At one learning rate of Adam, a
+    plain d × d matrix would run far ahead of the embeddings: hence d.
+
+    Args:
+        nodes: e. (N, d)
+        learned: d (W - I). (d, d)
+    """
+    return nodes + nodes @ (learned.T / len(learned))
+
+
 def pair_scores(user: Tensor, items: Tensor) -> Tensor:
     """Inner products of every user with her items, (B, M), from (B, d) and (B, M, d)."""
     scores: Tensor = _PairScores.apply(user, items)  # type: ignore[no-untyped-call]

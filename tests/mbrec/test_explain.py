@@ -82,7 +82,7 @@ def test_a_neighbor_of_lightgcn_has_its_term_of_the_sum(
     path = train("lightgcn", size=8, layers=1, graph="behavior")
     found = explain_run(path, "u4", 1003, behavior="purchase")
     tensors = load_file(path / CHECKPOINTS / "best.safetensors")
-    base = tensors["model/item_emb.2"]
+    base = tensors["average-model/5"]  # of item_emb.2: what ranks are averages, by their number
     scored = load_file(path / "embeddings.safetensors")["item/purchase"][3]
     pairs = tiny_dataset.pairs("purchase", "train")
     mine = pairs.item_idx[pairs.user_idx == 4]

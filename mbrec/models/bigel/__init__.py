@@ -4,6 +4,11 @@ from mbrec.models.base import Entry
 from mbrec.models.bigel.cgl import norms_of_all
 from mbrec.models.bigel.model import Bigel, BigelConfig
 
-ENTRY = Entry(BigelConfig, Bigel, undividable=norms_of_all)
+ENTRY = Entry(
+    BigelConfig,
+    Bigel,
+    train={"lr": 5e-3, "negatives": 4, "average": 0.95},
+    undividable=norms_of_all,
+)
 
 __all__ = ["ENTRY", "Bigel", "BigelConfig"]

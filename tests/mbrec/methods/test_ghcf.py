@@ -25,10 +25,10 @@ def dense_scores(hand_made: Any, config: GhcfConfig, weights: dict[str, Array]) 
         messages = []
         for behavior, vector in zip(behaviors, relations, strict=True):
             received = hand_made.layers(behavior, nodes[:users], nodes[users:], 1)[-1]
-            message = (received * vector) @ weights[f"maps.{layer}"]
+            message = (received * vector) @ (np.eye(3) + weights[f"maps.{layer}"] / 3).T
             messages.append(np.where(message > 0, message, 0.2 * message))
         nodes = np.mean(messages, axis=0)
-        relations = relations @ weights[f"relation_maps.{layer}"]
+        relations = relations @ (np.eye(3) + weights[f"relation_maps.{layer}"] / 3).T
         kept.append(nodes)
         kept_relations.append(relations)
     final, vectors = np.mean(kept, axis=0), np.mean(kept_relations, axis=0)

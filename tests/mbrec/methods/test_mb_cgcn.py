@@ -25,8 +25,8 @@ def test_embeddings_and_losses_are_the_papers_equations(
     users, total, scores, terms = hand_made.users, 0.0, {}, {}
     for step, (behavior, count) in enumerate(zip(hand_made.behaviors, layers, strict=True)):
         if step:
-            user = user @ weights[f"user_maps.{step - 1}"].T
-            item = item @ weights[f"item_maps.{step - 1}"].T
+            user = user @ (np.eye(3) + weights[f"user_maps.{step - 1}"] / 3).T
+            item = item @ (np.eye(3) + weights[f"item_maps.{step - 1}"] / 3).T
         own = np.mean(hand_made.layers(behavior, user, item, count), axis=0)
         total = total + own
         user, item = own[:users], own[users:]

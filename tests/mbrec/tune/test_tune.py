@@ -175,7 +175,7 @@ def test_a_metric_at_another_length_is_what_is_maximized(search: Search) -> None
 
 def test_a_failed_trial_is_a_row_and_not_the_end(search: Search, tmp_path: Path) -> None:
     space = tmp_path / "space.toml"
-    space.write_text("train.lr = [0.01, 1e30]\n")
+    space.write_text("train.lr = [0.03, 1e30]\n")
     found = search(method="mf-bpr", space=space, trials=2)
     assert [trial.state for trial in found.trials] == ["finished", "failed"]
     assert found.trials[1].error
