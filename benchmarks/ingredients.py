@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from mbrec import config
+from mbrec.building import build_method
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.keeping import Keeper
 from mbrec.models.bigel_plus import BigelPlus
 from mbrec.run import CHECKPOINTS
-from mbrec.training import build_method
 
 COUNTED = ("walk", "linear", "history", "popularity")
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -27,6 +27,7 @@ from mbrec.version import __version__
 VERBS = {
     "prep": "Turn a raw event log into a prepared dataset.",
     "train": "Train a model on a prepared dataset.",
+    "refit": "Train the model of a run once more, on its validation rows, too.",
     "tune": "Search for a model's settings that do best on validation; resumable.",
     "evaluate": "Rank all items for every user and behavior, and measure it.",
     "compare": "Say which of two runs is better, and whether that can be chance.",

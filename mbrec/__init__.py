@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mbrec.evaluation import evaluate_run
     from mbrec.export import export_run
     from mbrec.run import Run
-    from mbrec.training import train_run
+    from mbrec.training import refit_run, train_run
 
 _WHERE = {
     "PreparedDataset": ("mbrec.dataset", "PreparedDataset"),
@@ -28,6 +28,7 @@ _WHERE = {
     "compare_runs": ("mbrec.comparison", "compare_runs"),
     "evaluate_run": ("mbrec.evaluation", "evaluate_run"),
     "export_run": ("mbrec.export", "export_run"),
+    "refit_run": ("mbrec.training", "refit_run"),
     "settings": ("mbrec.config", "resolve"),
     "train_run": ("mbrec.training", "train_run"),
 }
@@ -39,6 +40,7 @@ __all__ = [
     "compare_runs",
     "evaluate_run",
     "export_run",
+    "refit_run",
     "settings",
     "train_run",
 ]

@@ -1,6 +1,7 @@
 """A dataset as a training is to see it: some of its behaviors, in another cascade order.
 
-Ranking and metrics know nothing of it: behaviors keep their names, and what is held out stays so.
+Ranking and metrics know nothing of it: behaviors keep their names, and what is held out stays so
+(but for `rows = "train+valid"`, see `mbrec.joined`).
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from mbrec.columns import Split
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, UsageError
-from mbrec.graph import build_graph
-from mbrec.interactions import Interactions
+from mbrec.graph import Pairs, build_graph
+from mbrec.joined import joined
 from mbrec.precedence import learned_order
 from mbrec.randomness import generator
 
@@ -25,7 +27,7 @@ def arrange(dataset: PreparedDataset, settings: Settings) -> PreparedDataset:
 
     Args:
         dataset: As it was prepared.
-        settings: `behaviors`, `order` and `seed` count.
+        settings: `behaviors`, `order`, `seed` and `rows` count.
 
     Returns:
         `dataset` itself where they ask for nothing.
@@ -33,6 +35,8 @@ def arrange(dataset: PreparedDataset, settings: Settings) -> PreparedDataset:
     Raises:
         UsageError: An unknown behavior, or an order that does not fit.
     """
+    if settings.rows == "train+valid":
+        dataset = joined(dataset)
     if settings.order == "learned":
         behaviors = learned_order(_Arranged(dataset, _kept(dataset.behaviors, settings.behaviors)))
     else:
@@ -83,17 +87,13 @@ class _Arranged(PreparedDataset):
             return self._base.graph()  # relations have names: their order is not in it
         return build_graph(self.train_relations(), self.num_users, self.num_items)
 
-    def _rows(self, behavior: str, split: Split) -> slice:
+    def _part(self, behavior: str, split: Split) -> tuple[Pairs, pa.Array]:
         if behavior not in self.behaviors:
             raise DataError(
                 f"{behavior!r} is not among the behaviors of this training.",
                 f"They are {', '.join(self.behaviors)}.",
             )
-        return self._base._rows(behavior, split)
-
-    @property
-    def _interactions(self) -> Interactions:
-        return self._base._interactions
+        return self._base._part(behavior, split)
 
 
 def _kept(behaviors: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -20,3 +20,4 @@ GLOBAL: Final = "global"  # the deduplicated union of all behaviors, as a relati
 
 Split = Literal["train", "valid", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "valid", "test")
+VISIBLE: Final[tuple[Split, ...]] = ("train", "valid")  # what chooses never sees a test row

@@ -121,6 +121,10 @@ class Settings(MethodConfig):
     """The cascade: "canonical", as prepared; "learned", from what precedes what in the training
     part; "random", drawn by the seed; or all behaviors by name. The target stays last."""
 
+    rows: Literal["train", "train+valid"] = "train"
+    """What is learned from; with "train+valid" nothing is held out, all epochs are trained, and
+    nothing is chosen. `mbrec refit` sets it, with what a run before has chosen."""
+
     model: MethodConfig = Field(default_factory=MethodConfig)
     """The method's own settings."""
 

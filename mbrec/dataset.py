@@ -100,9 +100,7 @@ class PreparedDataset:
         Raises:
             LeakageError: `split` is not among the splits this dataset was opened with.
         """
-        rows = self._rows(behavior, split)
-        table = self._interactions
-        return Pairs(table.user_idx[rows], table.item_idx[rows])
+        return self._part(behavior, split)[0]
 
     def timestamps(self, behavior: str, split: Split) -> pa.Array:
         """Unix seconds (int64, null where unknown) of the rows that `pairs` gives, in its order.
@@ -110,10 +108,10 @@ class PreparedDataset:
         Raises:
             LeakageError: `split` is not among the splits this dataset was opened with.
         """
-        rows = self._rows(behavior, split)
-        return self._interactions.timestamps.slice(rows.start, rows.stop - rows.start)
+        return self._part(behavior, split)[1]
 
-    def _rows(self, behavior: str, split: Split) -> slice:
+    def _part(self, behavior: str, split: Split) -> tuple[Pairs, pa.Array]:
+        """What `pairs` and `timestamps` give, without copying."""
         if split not in self.splits:
             raise LeakageError(
                 f"The {split} rows of {self.path} were asked for by code that must not see them.",
@@ -124,7 +122,9 @@ class PreparedDataset:
                 f"{self.path} has no behavior {behavior!r}.",
                 f"It has {', '.join(self.behaviors)}.",
             )
-        return self._interactions.rows(self.behaviors.index(behavior), split)
+        table = self._interactions
+        rows = table.rows(self.behaviors.index(behavior), split)
+        return table.pairs(rows), table.timestamps.slice(rows.start, rows.stop - rows.start)
 
     def train_relations(self) -> dict[str, Pairs]:
         """Behavior → training pairs, in cascade order."""

@@ -177,7 +177,7 @@ def evaluate_run(
         team: See `evaluate`; the first of them writes, and measures slices and samples alone.
 
     Raises:
-        UsageError: A list length or `sampled` is below 1.
+        UsageError: A list length or `sampled` is below 1, or the run was trained on the split.
         ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
         DataError: The dataset has no rows in this split.
         DeviceError: CUDA was asked for and there is none.
@@ -186,6 +186,11 @@ def evaluate_run(
     """
     ks = check_ks(ks)
     with run_to_write(path) if team.first else nullcontext(Run(path)) as run:
+        if run.refitted and split == "valid":
+            raise UsageError(
+                f"{run.path} was trained on the validation rows: they cannot measure it.",
+                "Evaluate with --split test, or the run that it refits.",
+            )
         dataset, place = run.dataset(data, splits=("train", split)), pick_device(device)
         if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
             other = "valid" if split == "test" else "test"

@@ -68,9 +68,19 @@ class Keeper:
         for average in self.averages.values():
             average.restored()
 
-    def rest(self, at: Progress, patience: int) -> None:
-        """Let the parts that have waited for `patience` validations rest, and the others learn."""
-        self.learning = tuple(name for name in self.parts if at.waited_of(name) < patience)
+    def rest(self, at: Progress, patience: int, until: Mapping[str, int]) -> None:
+        """Let the parts rest that have waited for `patience` validations, and the others learn.
+
+        Args:
+            at: Where the training stands.
+            patience: How long a part is trained without a better validation.
+            until: Part → its last epoch, where that is known beforehand.
+        """
+        self.learning = tuple(
+            name
+            for name in self.parts
+            if at.waited_of(name) < patience and at.epoch < until.get(name, at.epoch + 1)
+        )
         self._method.learn(self.learning)
 
     def update(self) -> None:

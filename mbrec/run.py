@@ -25,11 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mbrec.columns import ITEM_ID, ITEM_IDX, SPLITS, USER_ID, USER_IDX, Split
+from mbrec.columns import ITEM_ID, ITEM_IDX, SPLITS, USER_ID, USER_IDX, VISIBLE, Split
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError
 from mbrec.files import atomic_path, sha256, write_json
 from mbrec.guard import inside, read_ids, read_object, seal
+from mbrec.joined import joined
 from mbrec.locks import locked
 from mbrec.packing import pack, unpack
 from mbrec.scoring import Factors, Scorer
@@ -131,7 +132,8 @@ class Run:
 
         Args:
             path: Where it is now; by default, where it was at training.
-            splits: The splits that the caller may read.
+            splits: The splits that the caller may read. Of a run that was `refitted`, validation
+                rows are among those of training.
 
         Raises:
             ArtefactError: It is not there, or is another dataset.
@@ -142,14 +144,19 @@ class Run:
                 f"The dataset of {self.path} is not at {place} any more.",
                 "Say where it is with --data.",
             )
-        dataset = PreparedDataset(place, splits)
+        dataset = PreparedDataset(place, (*VISIBLE, *splits) if self.refitted else splits)
         if dataset.content_hash != self.dataset_hash:
             raise ArtefactError(
                 f"{place} is not the dataset that {self.path} was trained on (content hash "
                 f"{dataset.content_hash[:12]}, the run has {self.dataset_hash[:12]}).",
                 "Figures on it would be wrong; give the right one with --data, or train again.",
             )
-        return dataset
+        return joined(dataset) if self.refitted else dataset
+
+    @property
+    def refitted(self) -> bool:
+        """Whether it was trained on the validation rows, too: its dataset has none to hold out."""
+        return self.info.get("rows") == "train+valid"
 
     @property
     def source(self) -> dict[str, str]:

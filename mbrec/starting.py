@@ -55,6 +55,7 @@ def first_info(settings: Settings, device: torch.device, team: Team) -> dict[str
     return {
         "model": settings.method,
         "seed": settings.seed,
+        "rows": settings.rows,
         "engine": settings.engine,
         "device": name,
         "threads": torch.get_num_threads(),

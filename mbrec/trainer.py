@@ -106,6 +106,7 @@ class Trainer:
     stop: Callable[[], bool] = lambda: False  # asked after every step: stop and save?
     note: Callable[[Mapping[str, Any]], None] = lambda record: None  # an epoch, before it is saved
     team: Team = ALONE
+    until: Mapping[str, int] = field(default_factory=dict)  # part of the method → its last epoch
 
     def __post_init__(self) -> None:
         keep_freed_memory()
@@ -211,7 +212,7 @@ class Trainer:
         device = self.sampler.device
         own = generator(self.seed, "method", epoch, device)
         self.method.train()
-        self.keeper.rest(self.progress, self.config.patience)
+        self.keeper.rest(self.progress, self.config.patience, self.until)
         self.method.begin_epoch(epoch, own)
         begun, self._begun = self._begun, {}
         state = begun.get(f"random-{device.type}")

@@ -9,32 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import torch
 from torch import Tensor
 
 from mbrec import config as configuration
 from mbrec.arrangement import arrange
+from mbrec.building import build_method
 from mbrec.checkpoint import Progress
-from mbrec.columns import Split
+from mbrec.columns import VISIBLE
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
-from mbrec.device import make_engine, pick_device
+from mbrec.device import pick_device
 from mbrec.errors import DataError, TrainingError, UsageError
 from mbrec.evaluation import evaluate
 from mbrec.health import Finding, HealthWatch, sparse_behaviors
 from mbrec.journal import Journal
 from mbrec.locks import locked
 from mbrec.model_card import write_card
-from mbrec.models.base import Context, Method, Times, TrainedMethod, check_names
-from mbrec.models.registry import find
+from mbrec.models.base import Method, TrainedMethod
 from mbrec.packing import pack
 from mbrec.parallel import tensor_file
 from mbrec.parallel.columns import Columns
 from mbrec.parallel.dividing import check_dividable
 from mbrec.parallel.ranking import WholeFactors
 from mbrec.parallel.team import ALONE, Team
-from mbrec.randomness import generator
+from mbrec.refitting import Plan, plan_of, plan_refit
 from mbrec.resuming import check_resumable, origin_of
 from mbrec.run import CHECKPOINTS, METRICS, Run, finish_run
 from mbrec.sampling import BatchSampler
@@ -42,8 +40,6 @@ from mbrec.starting import first_info, refuse_run, start, write_settings
 from mbrec.storage import storage_errors
 from mbrec.trainer import LAST, Observer, Silent, Stop, Trainer
 from mbrec.weighting import TaskWeighting, make_weighting
-
-VISIBLE: tuple[Split, ...] = ("train", "valid")  # training never sees a test row
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +54,7 @@ def train_run(
     observer: Observer | None = None,
     stop: Stop | None = None,
     team: Team = ALONE,
+    plan: Plan | None = None,
 ) -> Run:
     """Train a method on a prepared dataset.
 
@@ -71,6 +68,8 @@ def train_run(
         stop: Entered around the training steps; what it gives is called after each step and now and
             then while validating, and says whether to save and stop. See `mbrec train`.
         team: The processes that train together, of which all call this; see `docs/processes.md`.
+        plan: What the run before has chosen, if this refits one (`refit_run`); a training that is
+            resumed has it already.
 
     Returns:
         The finished run.
@@ -89,7 +88,7 @@ def train_run(
     dataset = arrange(PreparedDataset(data, VISIBLE), settings)
     check_dividable(settings, team)
     if not team.first:
-        return _train(out, dataset, settings, resume, Silent(), stop, team)
+        return _train(out, dataset, settings, resume, Silent(), stop, team, plan)
 
     def check() -> None:
         if resume:
@@ -100,7 +99,31 @@ def train_run(
     check()  # before anything is made there
     with storage_errors(out), locked(out):
         check()  # another process may have come first
-        return _train(out, dataset, settings, resume, observer or Silent(), stop, team)
+        return _train(out, dataset, settings, resume, observer or Silent(), stop, team, plan)
+
+
+def refit_run(
+    path: Path | str, out: Path | str, *, data: Path | str | None = None, **how: Any
+) -> Run:
+    """Train the method of a run anew, on its training and validation rows; see `mbrec.refitting`.
+
+    Args:
+        path: The run, which stays as it is.
+        out: The new run's folder.
+        data: Where the dataset is; by default, where it was at training.
+        how: `resume`, `force`, `observer`, `stop` and `team`, as for `train_run`.
+
+    Returns:
+        The finished run. It has no figures on validation rows.
+
+    Raises:
+        UsageError: The run was refitted already or had no validation rows, or see `train_run`.
+        ArtefactError: The run or the dataset is missing, damaged, or they do not belong together.
+        MbrecError: See `train_run`.
+    """
+    run = Run(path)
+    settings, plan = plan_refit(run)
+    return train_run(run.dataset(data, VISIBLE).path, out, settings, plan=plan, **how)
 
 
 def _train(
@@ -111,12 +134,14 @@ def _train(
     observer: Observer,
     stop: Stop | None,
     team: Team,
+    plan: Plan | None,
 ) -> Run:
     """`train_run`, alone in `out`."""
+    plan = plan_of(out) if resume else plan
     device = pick_device(settings.device)
     method = build_method(dataset, settings, device, team)
     weighting = _weighting(method, dataset, settings, team)
-    info = first_info(settings, device, team)
+    info = first_info(settings, device, team) | ({"refit": plan.plain()} if plan else {})
     # Written at the end, read now: by then the dataset may be gone.
     _ = dataset.user_ids, dataset.item_ids
     if not resume and team.first:
@@ -126,13 +151,16 @@ def _train(
         health = HealthWatch(dataset.target, _sparse(dataset) if team.first else [])
         journal = Journal(out / METRICS, health, observer) if team.first else None
         trainer = _trainer(method, weighting, dataset, settings, out, journal, team)
+        trainer.until = plan.epochs if plan else {}
         if resume and team.first:
             write_settings(out, settings)
         if resume and team.any((out / CHECKPOINTS / LAST).is_file()):
             trainer.resume()
         at = _trained(trainer, journal, stop or nullcontext(lambda: False))
         info.update(epochs=at.epoch, best_epoch=at.best_epoch or at.epoch, seconds=at.seconds)
-        info.update(_calibrated(method, dataset, settings))
+        if len(at.parts) > 1:
+            info["best_epochs"] = {name: at.best_epoch_of(name) for name in at.parts}
+        info.update(_calibrated(method, dataset, settings, plan))
     _finish(out, method, info, dataset, team)
     return Run(out)
 
@@ -160,45 +188,15 @@ def _finish(
 
 
 def _calibrated(
-    method: TrainedMethod, dataset: PreparedDataset, settings: Settings
+    method: TrainedMethod, dataset: PreparedDataset, settings: Settings, plan: Plan | None
 ) -> dict[str, Any]:
+    if plan is not None:
+        method.adopt(plan.calibration)
+        return {"calibration": plan.calibration} if plan.calibration else {}
     valid = {name: dataset.pairs(name, "valid") for name in _held_out(dataset)}
     metric = settings.train.metric.partition("@")[0]
     chosen = method.calibrate(valid, metric, settings.train.metric_k) if valid else {}
     return {"calibration": chosen} if chosen else {}
-
-
-def build_method(
-    dataset: PreparedDataset, settings: Settings, device: torch.device, team: Team = ALONE
-) -> Method:
-    """The method of `settings`, untrained, over the training part of `dataset`."""
-    entry = find(settings.method)
-    for name, value in settings.model:
-        if isinstance(value, Mapping):
-            check_names(f"model.{name}", value, dataset.behaviors)
-    context = Context(
-        behaviors=dataset.behaviors,
-        num_users=dataset.num_users,
-        num_items=dataset.num_items,
-        train=dataset.train_relations(),
-        engine=make_engine(settings.engine, dataset, device) if entry.needs_engine else None,
-        generator=generator(settings.seed, "init"),
-        device=device,
-        times=_times(dataset),
-        team=team,
-    )
-    method = entry.build(settings.model, context)
-    return method.to(device) if isinstance(method, TrainedMethod) else method
-
-
-def _times(dataset: PreparedDataset) -> dict[str, Times]:
-    """`Context.times`: without the behaviors of which no training row has a time."""
-    found = {behavior: dataset.timestamps(behavior, "train") for behavior in dataset.behaviors}
-    return {
-        behavior: pc.fill_null(times, np.iinfo(np.int64).min).to_numpy()
-        for behavior, times in found.items()
-        if times.null_count < len(times)
-    }
 
 
 def _weighting(
@@ -253,7 +251,7 @@ def _trainer(
         )
         return {name: result.summary()["behaviors"][name][metric] for name in held_out}
 
-    if not held_out:
+    if not held_out and settings.rows == "train":
         log.warning("No behavior has validation rows: all epochs are trained, the last is kept.")
     for behavior in set(dataset.behaviors) - set(held_out if held_out else dataset.behaviors):
         log.warning("%r has no validation rows and does not count in early stopping.", behavior)

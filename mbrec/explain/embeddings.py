@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mbrec.building import build_method
 from mbrec.columns import GLOBAL
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
@@ -20,7 +21,6 @@ from mbrec.keeping import Keeper
 from mbrec.models.base import TrainedMethod
 from mbrec.run import CHECKPOINTS, Run
 from mbrec.scoring import Factors
-from mbrec.training import build_method
 
 _MISFIT = 1e-3  # of an embedding's length, by which a recomputed one may differ from the stored one
 

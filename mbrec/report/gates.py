@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from mbrec.arrangement import arrange
+from mbrec.columns import VISIBLE
 from mbrec.explain.embeddings import restored
 from mbrec.health import CLOSED, OPEN
 from mbrec.report.blocks import (
@@ -25,7 +26,6 @@ from mbrec.report.blocks import (
 )
 from mbrec.report.drawing import DRAWN, GRID, drawing, series
 from mbrec.report.material import Material, Subject
-from mbrec.training import VISIBLE
 
 _LEAD = (
     "A gate of 0 lets nothing of a dimension in, a gate of 1 everything. cgf: what an auxiliary "

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from mbrec.columns import Split
+from mbrec.columns import VISIBLE
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, TrainingError
@@ -19,8 +19,6 @@ from mbrec.tune.space import Space, with_point
 from mbrec.tune.study import Study, require_optuna
 from mbrec.tune.summary import StudySummary, TrialSummary
 from mbrec.tune.trial import Job
-
-VISIBLE: tuple[Split, ...] = ("train", "valid")  # nothing is chosen by test rows
 
 
 class Watcher(Protocol):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from mbrec.building import build_method
 from mbrec.config import Settings, from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import TrainingError
@@ -35,7 +36,7 @@ from mbrec.models.base import Context, Entry, MethodConfig, TrainedMethod
 from mbrec.models.bigel import Bigel, BigelConfig
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
-from mbrec.training import build_method, train_run
+from mbrec.training import train_run
 
 Rows = list[tuple[int, int, str, str]]
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mbrec import keeping, training
+from mbrec.building import build_method
 from mbrec.checkpoint import Progress, Standing
 from mbrec.config import Settings, from_dict
 from mbrec.dataset import PreparedDataset
@@ -128,7 +129,7 @@ def test_the_run_ranks_by_the_best_weights_of_its_parts(
     scores = found.scores(users, 0, tiny_dataset.num_items)
     expected = torch.zeros_like(scores)
     for part in ("cascade-1", "cascade-2"):
-        method = training.build_method(
+        method = build_method(
             PreparedDataset(tiny_dataset.path, training.VISIBLE),
             from_dict({"method": "bigel", "device": "cpu", "model": {"size": 4, "gce": False}}),
             torch.device("cpu"),

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from mbrec import training
+from mbrec.building import build_method
 from mbrec.config import Settings, from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.evaluation import evaluate_run
@@ -25,7 +26,7 @@ from mbrec.models.base import TrainedMethod
 from mbrec.models.registry import find
 from mbrec.run import EMBEDDINGS, Run
 from mbrec.scoring import Scorer
-from mbrec.training import build_method, train_run
+from mbrec.training import train_run
 
 Row = tuple[int, int, str, str]  # user index, item index, behavior, split
 METHODS = sorted(BUILT_IN)

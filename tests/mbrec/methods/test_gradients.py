@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mbrec.building import build_method
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.graph import Pairs, build_graph
@@ -26,7 +27,6 @@ from mbrec.models.registry import find
 from mbrec.propagation import DglEngine, Nodes, Relation, TorchEngine, light_gcn
 from mbrec.randomness import generator
 from mbrec.sampling import Batch, BatchSampler
-from mbrec.training import build_method
 
 EPS = 1e-6
 OTHER: dict[str, dict[str, Any]] = {"bvae": {"anneal_epochs": 1}}
