@@ -23,6 +23,7 @@ from mbrec.dataset import PreparedDataset
 from mbrec.keeping import Keeper
 from mbrec.models.bigel_plus import BigelPlus
 from mbrec.run import CHECKPOINTS
+from mbrec.stacking import Part
 
 COUNTED = ("walk", "linear", "history", "popularity")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -49,10 +50,11 @@ def main() -> None:
     dataset = PreparedDataset(options.data, ("train", "valid"))
     settings = config.resolve(options.run / "config.toml")
     trained = weights(dataset, settings, options.run)
+    similar: dict[str, Part] = {}  # walks and EASE, the same in every row
     print("| |", " | ".join(dataset.behaviors), "|")
     print("| --- |" + " ---: |" * len(dataset.behaviors))
     for name, changes in VARIANTS.items():
-        found = chosen(dataset, settings, changes, trained)
+        found = learned(dataset, settings, changes, trained, similar)
         cells = [f"{c['value']:.4f} ({c['cross_fitted']:.4f})" for c in found.values()]
         print(f"| {name} |", " | ".join(cells), "|", flush=True)
 
@@ -65,13 +67,14 @@ def weights(dataset: PreparedDataset, settings: Settings, run: Path) -> dict[str
     return {name: weight.detach() for name, weight in method.named_parameters()}
 
 
-def chosen(
+def learned(
     dataset: PreparedDataset,
     settings: Settings,
     changes: Mapping[str, Any],
     trained: Mapping[str, torch.Tensor],
+    similar: dict[str, Part],
 ) -> dict[str, Any]:
-    """Behavior → what `calibrate` says of its blend, with some settings changed."""
+    """Behavior → what `calibrate` says of its stack, with some settings changed."""
     model = settings.model.model_copy(update=dict(changes))
     method = build_method(
         dataset, settings.model_copy(update={"model": model}), torch.device("cpu")
@@ -80,6 +83,8 @@ def chosen(
     with torch.no_grad():
         for name, weight in method.named_parameters():
             weight.copy_(trained[name])
+    similar.update({} if similar else method.similarities)
+    method.similarities = {n: p for n, p in similar.items() if changes.get(n, True)}
     valid = {name: dataset.pairs(name, "valid") for name in dataset.behaviors}
     metric = settings.train.metric.partition("@")[0]
     held_out = {name: pairs for name, pairs in valid.items() if len(pairs)}

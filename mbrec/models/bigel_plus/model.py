@@ -248,7 +248,7 @@ class BigelPlus(TrainedMethod):
         return [cascade for cascade in self.cascades if isinstance(cascade, Bigel)]
 
     @cached_property
-    def _similarities(self) -> dict[str, Part]:
+    def similarities(self) -> dict[str, Part]:
         """Walks and EASE: the same for all behaviors; made once, since training is no part."""
         config, context = self.config, self._context
         found = {}
@@ -270,7 +270,7 @@ class BigelPlus(TrainedMethod):
 
     def _counted(self, behavior: str) -> dict[str, Part]:
         """The parts that need no training."""
-        found, context = dict(self._similarities), self._context
+        found, context = dict(self.similarities), self._context
         for name in context.behaviors:
             # What the user has done in the behavior itself is not ranked again.
             if name != behavior and self.config.history:
