@@ -60,7 +60,11 @@ def measure(
 ) -> Figures:
     """All figures of one dataset on one device."""
     settings = from_dict(
-        {"method": "bigel", "engine": "torch", "train": {"batch_size": batch_size}}
+        {
+            "method": "bigel",
+            "engine": "torch",
+            "train": {"batch_size": batch_size, "negatives": 1},
+        }
     )
     relations, users, items = dataset.train_relations(), dataset.num_users, dataset.num_items
     steps = Steps(relations, users, items, settings, device)

@@ -139,7 +139,7 @@ def main() -> None:
         "engine": args.engine,
         "device": "cpu",
         "model": model,
-        "train": {"batch_size": args.batch_size},
+        "train": {"batch_size": args.batch_size, "negatives": 1},
     }
     dataset = synthetic(args.events, args.users, args.items)
     measure(dataset, from_dict(config), args.processes, args.steps, args.turns)

@@ -26,7 +26,7 @@ from mbrec.models.bigel import BigelConfig
 
 def measure(dataset: PreparedDataset, batch_size: int, turns: int) -> None:
     """Print step, floor and parts."""
-    settings = from_dict({"method": "bigel", "train": {"batch_size": batch_size}})
+    settings = from_dict({"method": "bigel", "train": {"batch_size": batch_size, "negatives": 1}})
     config = settings.model
     assert isinstance(config, BigelConfig)
     steps = Steps(dataset.train_relations(), dataset.num_users, dataset.num_items, settings)

@@ -8,15 +8,17 @@ items, into the LightGCN of the next behavior. The embeddings of all behaviors a
     e = Σ_k e^(b_k),   ŷ(u, i) = ⟨e_u, e_i⟩
     L = BPR on the target + β ½ ‖e⁰‖²
 
-The paper ranks and trains the target alone. Here every behavior is ranked: an auxiliary one by its
-own embeddings ⟨e_u^(b_k), e_i^(b_k)⟩, the target by the sum, as in the paper; and every behavior
-adds the BPR loss of its score.
+The paper ranks and trains the target alone. Here every behavior is ranked as the paper would rank
+it as a target, the cascade ending there: by the sum of the embeddings up to its own, Σ_{j ≤ k}
+e^(b_j); and every behavior adds the BPR loss of its score. In its own embeddings alone the nodes'
+base embeddings are smoothed away: they ranked favorites and carts of UserBehavior three to six
+times worse, and purchases by a quarter.
 
 Deviations: the losses of the auxiliary behaviors, above. The authors' maps start as N(0, 0.01²),
 which lets next to nothing through at first. Ours start as the identity, learned as d times the
 difference from it: the base embeddings of a user and an item then mean the same in every behavior.
-With two random maps every behavior began with a likeness of its own, and on UserBehavior nothing
-was learned after the first epoch (macro NDCG@5 .004 instead of .021 at the twelfth).
+With two random maps every behavior began with a likeness of its own, and a training on UserBehavior
+ended after 11 epochs at a fifth of what it reaches now.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class MbCgcn(TrainedMethod):
 
     def __init__(self, config: MbCgcnConfig, context: Context) -> None:
         super().__init__()
-        self.config, self.target = config, context.target
+        self.config = config
         self.user_emb, self.item_emb = (
             embedding_table(count, config.size, config.initializer, context.generator)
             for count in (context.num_users, context.num_items)
@@ -86,9 +88,9 @@ class MbCgcn(TrainedMethod):
         )
 
     def propagate(self) -> dict[str, Nodes]:
-        """Behavior → the embeddings that score it: e^(b_k) of an auxiliary one, e of the target."""
+        """Behavior → the embeddings that score it: the sum of the cascade's up to it."""
         result: dict[str, Nodes] = {}
-        total = None
+        total: Nodes | None = None
         current = Nodes(self.user_emb, self.item_emb)
         for step, (relation, layers) in enumerate(zip(self._relations, self._layers, strict=True)):
             if step:
@@ -96,11 +98,11 @@ class MbCgcn(TrainedMethod):
                 pairs = zip(current, maps, strict=True)
                 current = Nodes(*(near_identity(nodes, learned) for nodes, learned in pairs))
             current = light_gcn(relation, current, layers, self.config.combination)
-            if total is None:
-                total = current
-            else:
+            if total is not None:
                 total = Nodes(total.user + current.user, total.item + current.item)
-            result[relation.name] = total if relation.name == self.target else current
+            else:
+                total = current
+            result[relation.name] = total
         return result
 
     def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:

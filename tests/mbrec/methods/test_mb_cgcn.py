@@ -30,10 +30,9 @@ def test_embeddings_and_losses_are_the_papers_equations(
         own = np.mean(hand_made.layers(behavior, user, item, count), axis=0)
         total = total + own
         user, item = own[:users], own[users:]
-        scoring = total if behavior == hand_made.behaviors[-1] else own
-        scores[behavior] = scoring[:users] @ scoring[users:].T
+        scores[behavior] = total[:users] @ total[users:].T
         if hand_made.train[behavior]:
-            terms[f"bpr/{behavior}"] = hand_made.bpr(behavior, scoring[:users], scoring[users:])
+            terms[f"bpr/{behavior}"] = hand_made.bpr(behavior, total[:users], total[users:])
     terms["l2"] = config.l2 * hand_made.l2(weights["user_emb"], weights["item_emb"])
     hand_made.check_scores(model, scores)
     hand_made.check_losses(model, terms)
