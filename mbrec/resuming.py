@@ -11,7 +11,7 @@ from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, UsageError
 from mbrec.guard import inside, read_object
-from mbrec.run import CHECKPOINTS, CONFIG, METRICS, RUN, SCHEMA_VERSION
+from mbrec.run import CHECKPOINTS, CONFIG, LAST_LINE, METRICS, RUN, SCHEMA_VERSION
 from mbrec.trainer import LAST
 
 CHANGEABLE = {"train.epochs", "train.patience", "device"}  # by a resumed training
@@ -36,6 +36,9 @@ def check_resumable(out: Path, dataset: PreparedDataset, settings: Settings) -> 
     if info.get("status") != "training" and not (out / CHECKPOINTS / LAST).is_file():
         raise ArtefactError(f"{out} has no training to go on with.", "Start anew with --force.")
     old = own_settings(out)
+    # What is cut off would have its default, which may be what it was: nothing else would tell.
+    if not (out / CONFIG).read_text(encoding="utf-8").rstrip().endswith(LAST_LINE):
+        raise ArtefactError(f"{out / CONFIG} is damaged: its end is missing.", _REMEDY)
     changed = [key for key in configuration.differences(old, settings) if key not in CHANGEABLE]
     if changed:
         raise UsageError(

@@ -39,6 +39,7 @@ from mbrec.storage import storage_errors
 SCHEMA_VERSION = 2
 RUN = "run.json"
 CONFIG = "config.toml"
+LAST_LINE = "# These were all settings."  # of config.toml
 METRICS = "metrics.jsonl"
 EMBEDDINGS = "embeddings.safetensors"
 USERS = "users.parquet"

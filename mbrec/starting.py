@@ -16,7 +16,7 @@ from mbrec.errors import UsageError
 from mbrec.files import refuse_existing, write_text
 from mbrec.locks import LOCK
 from mbrec.parallel.team import Team
-from mbrec.run import CONFIG, RUN, write_run_info
+from mbrec.run import CONFIG, LAST_LINE, RUN, write_run_info
 from mbrec.versions import versions
 
 
@@ -45,8 +45,8 @@ def start(out: Path, dataset: PreparedDataset, settings: Settings, info: Mapping
 
 
 def write_settings(out: Path, settings: Settings) -> None:
-    """Write `config.toml`."""
-    write_text(out / CONFIG, settings.to_toml())
+    """Write `config.toml`; its last line is there to tell a whole file from one that was cut."""
+    write_text(out / CONFIG, f"{settings.to_toml()}\n{LAST_LINE}\n")
 
 
 def first_info(settings: Settings, device: torch.device, team: Team) -> dict[str, Any]:
