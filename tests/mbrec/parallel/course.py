@@ -53,8 +53,8 @@ class Job:
 
 
 def settings_of(job: Job) -> Settings:
-    """60 steps in epochs of 9: with the defaults, all but the checkpoints."""
-    train = {"epochs": 6, "batch_size": 120, "lr": 0.01, **job.train}
+    """60 steps in epochs of 9, from one negative: with the defaults, all but the checkpoints."""
+    train = {"epochs": 6, "batch_size": 120, "lr": 0.01, "negatives": 1, **job.train}
     return from_dict({"method": job.method, "engine": "torch", "model": job.model, "train": train})
 
 
