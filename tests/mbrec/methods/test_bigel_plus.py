@@ -152,18 +152,6 @@ def test_popularity_is_standardized_over_the_training_pairs(hand_made: Any) -> N
         np.testing.assert_array_equal(nobody.numpy(), count == 0)
 
 
-def test_where_the_log_has_times_the_latest_tenth_is_counted_by_itself(hand_made: Any) -> None:
-    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
-    name = hand_made.behaviors[0]
-    pairs = context.train[name]
-    times = np.arange(len(pairs), dtype=np.int64)
-    found = popularities(replace(context, times={name: times}))
-    last = [int(item) for item, time in zip(pairs.item_idx, times, strict=True)][-1]
-    trend = found[f"trend/{name}"]
-    assert int(trend.argmax()) == last
-    assert len(trend.unique()) == 2
-
-
 def test_the_latest_item_that_may_still_be_ranked_is_the_most_recent(hand_made: Any) -> None:
     context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
     asked, behavior = hand_made.behaviors[0], hand_made.behaviors[-1]
