@@ -122,8 +122,9 @@ def test_a_weight_may_depend_on_the_item_and_items_have_biases() -> None:
     assert Stack.of(stack.plain()) == stack
 
 
-def test_the_weights_are_those_of_the_smallest_loss() -> None:
+def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the loss of the docstring, written out in NumPy, a step aside in every direction."""
+    monkeypatch.setattr("mbrec.stacking._STEPS", ())
     parts = {"a": Part(factors(1), prior=0.3, by_item=True), "b": Part(factors(2))}
     features, biases = {"x": POPULAR}, {"y": POPULAR.square()}
     random_rows = np.random.default_rng(4).random((USERS, ITEMS)) < 0.05
@@ -147,6 +148,23 @@ def test_the_weights_are_those_of_the_smallest_loss() -> None:
     )
     for step in np.vstack([np.eye(4), -np.eye(4)]) * 0.02:
         assert loss(best + step) > loss(best)
+
+
+def test_what_users_did_comes_first_where_lists_are_better_for_it() -> None:
+    """Half of the users go on with items of theirs; the rows of the others come from elsewhere."""
+    taste, done = unit_spread(factors(1)), sparse(USERS, 2)
+    rows = dense(taste) + torch.randn(USERS, ITEMS, generator=random(3))
+    mine = dense(done).abs() > 0
+    ranked = Sparse.of(done.indptr, done.items, torch.ones(len(done.values)), ITEMS)
+    first = mine & (torch.arange(USERS) % 2 == 0)[:, None]
+    truth = held_out(torch.where(first, 100.0, rows), 6)
+    parts = {"taste": Part(taste, by_item=True), "done": Part(ranked)}
+    stack = learned(parts, truth)
+    lists = dense(stack.scorer(parts, {}, {}))
+    bare = stack.weights["taste"] * dense(taste)
+    lifted = lists - bare
+    assert float(lifted[mine].min()) > 0.5
+    assert stack.value > stack.prior
 
 
 def test_without_a_held_out_row_among_the_candidates_the_prior_stands() -> None:
