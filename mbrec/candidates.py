@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mbrec import metrics
 from mbrec.graph import Pairs
@@ -35,7 +36,9 @@ class Candidates:
         """A metric of the rankings by `scores` (N, W), averaged over the lengths. (N,)."""
         ranked = scores.masked_fill(self.items < 0, -torch.inf)
         places = ranked.topk(min(max(ks), ranked.shape[1]), dim=1).indices
-        lists = self.items.gather(1, places).numpy()
+        lists = self.items.gather(1, places)
+        # Where there are fewer candidates than places, the rest of the list is empty.
+        lists = F.pad(lists, (0, max(ks) - lists.shape[1]), value=-1).numpy()
         found = metrics.per_user(lists, self.relevant, ks)
         mean: FloatArray = np.mean([found[f"{name}@{k}"] for k in ks], axis=0)
         return mean

@@ -185,6 +185,13 @@ def test_one_user_is_enough() -> None:
     assert all(np.isfinite(list(stack.weights.values())))
 
 
+def test_lists_that_are_longer_than_the_catalog_are_measured() -> None:
+    parts = {"a": Part(factors(1), prior=1.0), "done": Part(sparse(USERS, 2))}
+    rows = held_out(dense(parts["a"].scorer), 2)
+    stack = learn_stack(parts, {}, {}, rows, NOTHING, metric="ndcg", k=ITEMS)
+    assert stack.value > 0.5
+
+
 def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> None:
     scorers = [factors(1), sparse(USERS, 2), factors(3)]
     rows = held_out(dense(factors(5)), 2)
