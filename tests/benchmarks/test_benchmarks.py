@@ -12,6 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = ("--users", "60", "--items", "50", "--turns", "1")
 LOG = (*TINY, "--events", "3000")
+SMALL = ("--events", "3000", "--dense", "0", "--sizes", "4", "--steps", "1", "--ranked", "8")
 
 
 def run(script: str, arguments: tuple[str, ...], temporary: Path) -> str:
@@ -40,6 +41,7 @@ def test_the_gpu_script_measures_the_cpu_where_there_is_no_gpu(tmp_path: Path) -
         ("training_step.py", LOG, "step / floor"),
         ("evaluation.py", LOG, "largest difference of a metric from dense + argsort: 0.0e+00"),
         ("ranking.py", (*TINY, "--seen", "5"), "100.0000% of the places"),
+        ("scaling.py", (*SMALL, "--models", "bigel"), "peak = "),
         ("startup.py", ("--turns", "1"), "seconds of mbrec --help"),
     ],
 )
