@@ -38,8 +38,8 @@ class Candidates:
         places = ranked.topk(min(max(ks), ranked.shape[1]), dim=1).indices
         lists = self.items.gather(1, places)
         # Where there are fewer candidates than places, the rest of the list is empty.
-        lists = F.pad(lists, (0, max(ks) - lists.shape[1]), value=-1).numpy()
-        found = metrics.per_user(lists, self.relevant, ks)
+        padded = F.pad(lists, (0, max(ks) - lists.shape[1]), value=-1).numpy()
+        found = metrics.per_user(padded, self.relevant, ks)
         mean: FloatArray = np.mean([found[f"{name}@{k}"] for k in ks], axis=0)
         return mean
 
