@@ -44,7 +44,7 @@ from mbrec.ranking import Exclusion, top_k
 from mbrec.scoring import Factors
 
 K = 20
-CACHE = 2 << 20  # bytes, of a core: edges to tables far beyond it take longer
+CACHE = 8 << 20  # bytes: rows of tables beyond it take longer (where, and by √d, fits best)
 
 
 def train(data: PreparedDataset, model: str, size: int, count: int) -> Figures:
@@ -93,7 +93,7 @@ def counted(data: PreparedDataset, model: str, size: int, config: Any) -> Figure
     return {
         "edges": sum(pairs.values()),
         "visits": edges * size,
-        "misses": edges * max(0.0, math.log(4 * cells / CACHE)),
+        "misses": edges * size**0.5 * max(0.0, math.log(4 * cells / CACHE)),
         "passes": cells * sum(2 * (1 + 2 * count) for count in layers.values()),
         "propagated": cells * len(layers),
         "tables": cells * (7 + len(layers)),  # weights, gradient, moments, average, two buffers
