@@ -28,6 +28,29 @@ track_option = click.option(
 )
 
 
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--resume`, `--force` and `--json`."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        click.option("--force", is_flag=True, help="Replace the run that is in --out."),
+        click.option("--resume", is_flag=True, help="Go on with the training that is in --out."),
+    ):
+        command = option(command)
+    return command
+
+
+def check_run_options(resume: bool, force: bool) -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        UsageError: Both are given.
+    """
+    from mbrec.errors import UsageError
+
+    if resume and force:
+        raise UsageError("--resume goes on with a run and --force replaces it.", "Give only one.")
+
+
 def learn(
     work: Callable[..., Run],
     out: Path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbrec.cli.learning import kept, learn, track_option
+from mbrec.cli.learning import check_run_options, kept, learn, run_options, track_option
 from mbrec.cli.processes import processes_option, start_ranks
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 )
 @track_option
 @processes_option("Train columns of the embeddings apart")
-@click.option("--resume", is_flag=True, help="Go on with the refit that is in --out.")
-@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@run_options
 @click.pass_context
 def command(
     context: click.Context,
@@ -57,13 +55,11 @@ def command(
     again += f" --processes {processes}" if processes else ""
     start_ranks(context, processes, lambda: kept(out, again))
 
-    from mbrec.errors import UsageError
     from mbrec.refitting import plan_refit
     from mbrec.run import Run as FinishedRun
     from mbrec.training import refit_run
 
-    if resume and force:
-        raise UsageError("--resume goes on with a run and --force replaces it.", "Give only one.")
+    check_run_options(resume, force)
     settings, _ = plan_refit(FinishedRun(path))
 
     def work(**how: Any) -> Run:

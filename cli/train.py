@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import show
-from mbrec.cli.learning import kept, learn, track_option
+from mbrec.cli.learning import check_run_options, kept, learn, run_options, track_option
 from mbrec.cli.processes import processes_option, start_ranks
 from mbrec.models import BUILT_IN
 
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 )
 @track_option
 @processes_option("Train columns of the embeddings apart")
-@click.option("--resume", is_flag=True, help="Go on with the training that is in --out.")
-@click.option("--force", is_flag=True, help="Replace the run that is in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@run_options
 @click.option(
     "--list-settings",
     metavar="MODEL",
@@ -92,13 +90,11 @@ def command(
     start_ranks(context, processes, lambda: kept(out, again))
 
     from mbrec.config import resolve
-    from mbrec.errors import UsageError
     from mbrec.resuming import own_settings
     from mbrec.run import CONFIG
     from mbrec.training import train_run
 
-    if resume and force:
-        raise UsageError("--resume goes on with a run and --force replaces it.", "Give only one.")
+    check_run_options(resume, force)
     if resume and config is None and (out / CONFIG).exists():
         own_settings(out)  # says so if the file is damaged
         config = out / CONFIG

@@ -8,7 +8,6 @@ to its best, and takes over what was learned from the validation rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,6 @@ def plan_of(out: Path) -> Plan | None:
     if found is None:
         return None
     try:
-        return Plan(**found) if isinstance(found, Mapping) else Plan(*found)
+        return Plan(**found)
     except TypeError as error:
         raise ArtefactError(f"{out / RUN} is damaged: {error}.", _REMEDY) from error

@@ -37,6 +37,7 @@ from scipy import optimize
 from torch import Tensor
 
 from mbrec.candidates import Candidates, find_candidates
+from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
 from mbrec.ranking import Exclusion
 from mbrec.scoring import ByItem, Factors, Scorer, Sum
@@ -75,8 +76,17 @@ class Stack:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Stack:
-        """What `plain` gave."""
-        return cls(**plain)
+        """What `plain` gave.
+
+        Raises:
+            ArtefactError: It is something else, of an earlier release, say.
+        """
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise ArtefactError(
+                f"What the parts of a run count is no stack ({error}).", "Train that run again."
+            ) from error
 
     def plain(self) -> dict[str, Any]:
         """Plain values, for `run.json`."""

@@ -151,7 +151,9 @@ def _train(
         health = HealthWatch(dataset.target, _sparse(dataset) if team.first else [])
         journal = Journal(out / METRICS, health, observer) if team.first else None
         trainer = _trainer(method, weighting, dataset, settings, out, journal, team)
-        trainer.until = plan.epochs if plan else {}
+        if plan is not None:
+            method.adopt(plan.calibration)  # now: what does not fit must not cost a training
+            trainer.until = plan.epochs
         if resume and team.first:
             write_settings(out, settings)
         if resume and team.any((out / CHECKPOINTS / LAST).is_file()):
@@ -191,7 +193,6 @@ def _calibrated(
     method: TrainedMethod, dataset: PreparedDataset, settings: Settings, plan: Plan | None
 ) -> dict[str, Any]:
     if plan is not None:
-        method.adopt(plan.calibration)
         return {"calibration": plan.calibration} if plan.calibration else {}
     valid = {name: dataset.pairs(name, "valid") for name in _held_out(dataset)}
     metric = settings.train.metric.partition("@")[0]

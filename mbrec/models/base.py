@@ -194,6 +194,9 @@ class TrainedMethod(nn.Module, Method):
 
         Args:
             calibration: What it returned there.
+
+        Raises:
+            ArtefactError: It is not what this method returns.
         """
 
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mbrec.columns import VISIBLE
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
-from mbrec.errors import LeakageError, StoppedError, UsageError
+from mbrec.errors import ArtefactError, LeakageError, StoppedError, UsageError
 from mbrec.evaluation import evaluate_run
 from mbrec.export import export_run
 from mbrec.joined import joined
@@ -157,6 +157,20 @@ def test_lists_of_a_refit_leave_out_what_it_was_trained_on(
     assert keys(dataset, "click", "train") == keys(tiny_dataset, "click", "train", "valid")
     with pytest.raises(UsageError, match="trained on the validation rows"):
         evaluate_run(refit.path, split="valid")
+
+
+def test_what_another_release_has_learned_is_refused_before_the_training(
+    tiny_dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = first_run(tiny_dataset, tmp_path / "first", "bigel-plus")
+    monkeypatch.setitem(first.info, "calibration", {"click": {"weights": {}, "branch_alone": 0.1}})
+    monkeypatch.setattr(
+        "mbrec.training.Run", lambda path: first if path == first.path else Run(path)
+    )
+    asked: list[int] = []
+    with pytest.raises(ArtefactError, match="no stack"):
+        refit_run(first.path, tmp_path / "refit", stop=nullcontext(lambda: bool(asked.append(1))))
+    assert not asked
 
 
 def test_what_cannot_be_refitted_is_refused(tiny_dataset: PreparedDataset, tmp_path: Path) -> None:
