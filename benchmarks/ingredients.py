@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "- history": {"history": False},
     "- popularity": {"popularity": False, "by_popularity": False},
     "- weights by popularity": {"by_popularity": False},
+    "- weights by activity": {"by_activity": False},
     "- context": {"context": False},
     "- cascade": {"cascade": False},
     "one cascade": {"members": 1},

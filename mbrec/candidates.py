@@ -27,6 +27,7 @@ class Candidates:
     The random ones are there for what no part ranks high: a weight must not lift that unseen.
     """
 
+    users: Tensor  # (N,) int64, who they are, ascending
     items: Tensor  # (N, W) int64, ascending; -1 where there is none
     scores: Tensor  # (N, W, P) float32; 0 where there is no item
     held_out: Tensor  # (N, W) bool: the user has it among her held-out rows
@@ -50,7 +51,9 @@ class Candidates:
         mine = place[self.relevant.user_idx] >= 0
         relevant = Pairs(place[self.relevant.user_idx[mine]], self.relevant.item_idx[mine])
         rows = torch.from_numpy(users)
-        return Candidates(self.items[rows], self.scores[rows], self.held_out[rows], relevant)
+        return Candidates(
+            self.users[rows], self.items[rows], self.scores[rows], self.held_out[rows], relevant
+        )
 
 
 @torch.no_grad()
@@ -101,7 +104,8 @@ def find_candidates(
         stop = start + len(found)
         items[start:stop, : found.shape[1]], scores[start:stop, : found.shape[1]] = found, values
         start = stop
-    return Candidates(items, scores, _among(items, relevant, num_items), relevant)
+    who = torch.from_numpy(users).long()
+    return Candidates(who, items, scores, _among(items, relevant, num_items), relevant)
 
 
 def _gather(

@@ -29,7 +29,7 @@ from mbrec.errors import ArtefactError, DeviceError
 from mbrec.export import known_behaviors
 from mbrec.files import atomic_folder, refuse_existing, sha256, write_json
 from mbrec.run import Run
-from mbrec.scoring import ByItem, Factors, Scorer, Sum
+from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
 SCHEMA_VERSION = 1
 ABOUT = "embeddings.json"
@@ -121,9 +121,9 @@ def as_factors(scorer: Scorer) -> Factors | None:
     """
     if isinstance(scorer, Factors):
         return scorer
-    if isinstance(scorer, ByItem):
+    if isinstance(scorer, Weighted):
         inner = as_factors(scorer.inner)
-        return inner and Factors(inner.user_emb, inner.item_emb * scorer.factor[:, None])
+        return inner and _weighted(inner, scorer.by_user, scorer.by_item)
     if not isinstance(scorer, Sum):
         return None
     parts = [factors for part in scorer.parts if (factors := as_factors(part)) is not None]
@@ -131,6 +131,15 @@ def as_factors(scorer: Scorer) -> Factors | None:
         return None
     users = [part.user_emb * weight for part, weight in zip(parts, scorer.weights, strict=True)]
     return Factors(torch.cat(users, 1), torch.cat([part.item_emb for part in parts], 1))
+
+
+def _weighted(inner: Factors, by_user: torch.Tensor, by_item: torch.Tensor) -> Factors:
+    """(a_u + b_i) ⟨u, i⟩ = ⟨(a_u u, u), (i, b_i i)⟩."""
+    users, items = inner.user_emb, inner.item_emb
+    return Factors(
+        torch.cat([users * by_user[:, None], users], 1),
+        torch.cat([items, items * by_item[:, None]], 1),
+    )
 
 
 def _required(run: Run, behavior: str) -> Factors:

@@ -20,10 +20,10 @@ the whole is taken from the known users by a ridge regression, once per list:
 
     ê_u = p_u M,   M = argmin Σ_{known v} ‖p_v M − e_v‖² + λ ‖M‖²
 
-Columns that are the same for all known users, as a bias has them, keep their value. This is an
-approximation, where the first kind is exact. With a p_u and a block of M for each behavior, users
-who had done everything gained a little, and those with clicks alone lost more: no known user is
-like them.
+Columns that follow from how much a user has done, as popularity in a stack does, or that are the
+same for all known users, as a bias has them, are exact; so are the factors of users in a stack. The
+rest is an approximation. With a p_u and a block of M for each behavior, users who had done
+everything gained a little, and those with clicks alone lost more: no known user is like them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.models.base import Times
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 from mbrec.spread import unit_spread
 
 RIDGE = 1e-3  # λ, as a share of the mean squared column of p
@@ -84,8 +84,12 @@ class FoldIn:
         if isinstance(scorer, Sum):
             parts = tuple(self.scorer(part, what) for part in scorer.parts)
             return Sum(parts, scorer.weights)
-        if isinstance(scorer, ByItem):
-            return ByItem(self.scorer(scorer.inner, what), scorer.factor)
+        if isinstance(scorer, Weighted):
+            by_user, follow = self._by_activity(scorer.by_user.numpy()[:, None])
+            if not follow.all():
+                raise _refused(what)
+            found = torch.from_numpy(by_user[:, 0].astype(np.float32))
+            return Weighted(self.scorer(scorer.inner, what), found, scorer.by_item)
         scaled = _has_unit_spread(scorer)
         folded = self._folded(scorer, what, scaled)
         return unit_spread(folded) if scaled else folded
@@ -183,10 +187,24 @@ class FoldIn:
         new = np.zeros((self.num_new, size))
         for rows, propagated in self._propagate(self._new, items):
             new[rows] = propagated @ fitted
-        if len(users):
-            shared = (users == users[0]).all(axis=0)
-            new[:, shared] = users[0, shared]
+        active, follow = self._by_activity(users)
+        new[:, follow] = active[:, follow]
         return Factors(torch.from_numpy(new.astype(np.float32)), factors.item_emb)
+
+    def _by_activity(self, users: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+        """What new users have of numbers that follow from how much a user has done.
+
+        Args:
+            users: The numbers of the known users. (U, C).
+
+        Returns:
+            Those of the new ones (N, C), and which columns do follow (C,).
+        """
+        known, new = _activity(self._known), _activity(self._new)
+        solution = np.linalg.lstsq(known, users, rcond=None)[0]
+        rest = abs(known @ solution - users).max(axis=0, initial=0.0)
+        found: Matrix = new @ solution
+        return found, rest <= _CLOSE * np.maximum(abs(users).max(axis=0, initial=0.0), 1.0)
 
     def _propagate(
         self, relations: Mapping[str, Any], items: Matrix
@@ -234,6 +252,12 @@ def _matrix(history: Sparse) -> Any:
         (history.values.numpy(), history.items.numpy(), history.indptr.numpy()),
         (history.num_users, history.num_items),
     )
+
+
+def _activity(relations: Mapping[str, Any]) -> Matrix:
+    """1, and for every behavior ln(1 + n) of the user's items. (users, 1 + K)."""
+    counts = [np.log1p(np.diff(matrix.indptr)) for matrix in relations.values()]
+    return np.stack([np.ones(len(counts[0])), *counts], axis=1)
 
 
 def _weighted(relations: Mapping[str, Any], weights: Mapping[str, float]) -> Any:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from mbrec.errors import DataError
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 
 _KINDS: dict[str, type[Any]] = {
     "factors": Factors,
     "sparse": Sparse,
     "item-to-item": ItemToItem,
     "item-neighbors": ItemNeighbors,
-    "by-item": ByItem,
+    "weighted": Weighted,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _SHORT = {
@@ -30,7 +30,8 @@ _FORMS: dict[str, tuple[torch.dtype, int]] = {  # field → type and number of d
     "user_emb": (torch.float32, 2),
     "item_emb": (torch.float32, 2),
     "similarity": (torch.float32, 2),
-    "factor": (torch.float32, 1),
+    "by_user": (torch.float32, 1),
+    "by_item": (torch.float32, 1),
     "values": (torch.float32, 1),
     "indptr": (torch.int64, 1),
     "items": (torch.int64, 1),

@@ -36,7 +36,7 @@ from mbrec.packing import pack, unpack
 from mbrec.scoring import Factors, Scorer
 from mbrec.storage import storage_errors
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RUN = "run.json"
 CONFIG = "config.toml"
 LAST_LINE = "# These were all settings."  # of config.toml

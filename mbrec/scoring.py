@@ -1,8 +1,8 @@
 """What a trained method leaves behind: something that scores all items for given users.
 
 Four kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user), and
-`ItemToItem` or `ItemNeighbors` (the user's history times item similarities); `ByItem` weights the
-items of one, and `Sum` adds kinds up.
+`ItemToItem` or `ItemNeighbors` (the user's history times item similarities); `Weighted` weights
+users and items of one, and `Sum` adds kinds up.
 All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 """
 
@@ -226,14 +226,16 @@ class ItemNeighbors:
 
 
 @dataclass(frozen=True)
-class ByItem:
-    """Score = another one's score times a factor of the item."""
+class Weighted:
+    """Score = another one's score times the sum of a factor of the user and one of the item."""
 
     inner: Scorer
-    factor: Tensor  # (I,) float32
+    by_user: Tensor  # (U,) float32
+    by_item: Tensor  # (I,) float32
 
     def __post_init__(self) -> None:
-        _check(len(self.factor) == self.inner.num_items, "the factors do not fit the items")
+        _check(len(self.by_user) == self.inner.num_users, "the factors do not fit the users")
+        _check(len(self.by_item) == self.inner.num_items, "the factors do not fit the items")
 
     @property
     def num_users(self) -> int:
@@ -248,15 +250,16 @@ class ByItem:
     @property
     def device(self) -> torch.device:
         """Where the factors are."""
-        return self.factor.device
+        return self.by_item.device
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
-        return self.inner.scores(user_idx, start, stop).mul_(self.factor[start:stop])
+        factor = self.by_user[user_idx, None] + self.by_item[start:stop]
+        return self.inner.scores(user_idx, start, stop).mul_(factor)
 
-    def to(self, device: torch.device | str) -> ByItem:
+    def to(self, device: torch.device | str) -> Weighted:
         """The same on another device."""
-        return ByItem(self.inner.to(device), self.factor.to(device))
+        return Weighted(self.inner.to(device), self.by_user.to(device), self.by_item.to(device))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 
 _CELLS = 1 << 24  # scores of one scorer held at a time
 
@@ -29,7 +29,7 @@ def rescaled(scorer: Scorer, factor: Tensor) -> Scorer:
         return _rescaled_rows(scorer, factor)
     if isinstance(scorer, (ItemToItem, ItemNeighbors)):
         return replace(scorer, history=_rescaled_rows(scorer.history, factor))
-    if isinstance(scorer, ByItem):
+    if isinstance(scorer, Weighted):
         return replace(scorer, inner=rescaled(scorer.inner, factor))
     if isinstance(scorer, Sum):
         return replace(scorer, parts=tuple(rescaled(part, factor) for part in scorer.parts))

@@ -1,15 +1,18 @@
 """Stacking: what each of several scorers counts, learned from held-out rows.
 
 Feature-weighted linear stacking (Sill et al., arXiv 0911.0460): the weight of a part is a linear
-function of what is known of the item, its popularity in each behavior,
+function of what is known of the item, its popularity in each behavior, and of the user, how much
+she has done of each; so is the weight of a bias, of the user alone,
 
-    ŷ(u, i) = Σ_p (w_p + Σ_q v_pq x_q(i)) s_p(u, i) + Σ_j c_j b_j(i)
+    ŷ(u, i) = Σ_p (w_p + Σ_q v_pq x_q(i) + Σ_r a_pr z_r(u)) s_p(u, i)
+            + Σ_j (c_j + Σ_r d_jr z_r(u)) b_j(i)
 
-with parts s_p of unit spread, features x_q and biases b_j of the items. So a part may count more
-for items that many have bought, and less where clicks alone speak for an item.
+with parts s_p of unit spread, features x_q of the items and z_r of the users, and biases b_j of the
+items. So a part may count more for items that many have bought, and less where clicks alone speak
+for an item; who has done little gets more of what is popular.
 
-The weights θ = (w, v, c) are those of the largest penalized likelihood of the held-out rows in a
-softmax over each user's candidates C_u (a conditional logit; ListNet, Cao et al., ICML 2007):
+The weights θ = (w, v, a, c, d) are those of the largest penalized likelihood of the held-out rows
+in a softmax over each user's candidates C_u (a conditional logit; ListNet, Cao et al., ICML 2007):
 
     L = -1/n Σ_u 1/√n_u Σ_{i held out} ln( e^ŷ(u,i) / Σ_{j ∈ C_u} e^ŷ(u,j) ) + c/n ‖θ - θ_0‖²
 
@@ -26,32 +29,29 @@ standard error of the users' paired differences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from mbrec.candidates import Candidates, find_candidates
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
+from mbrec.logit import Vector, adjusted, likeliest
 from mbrec.ranking import Exclusion
-from mbrec.scoring import ByItem, Factors, Scorer, Sum
+from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
 POPULARITY = "popularity"  # the part of a stack that holds all biases
-PENALTY = 2.0  # c: on JD, values from 1 to 100 gave much the same
 FOLDS = 5
 _DEPTH, _OTHERS = 60, 50
-_STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)  # tried around a weight, in units of scores
-_ROUNDS = 3
 _MOST_USERS = 1 << 13
-_CELLS = 1 << 26  # numbers of the design matrix, 4 bytes each
+_CELLS = 1 << 27  # numbers of the design matrix, 4 bytes each
 
-Vector = npt.NDArray[np.float64]
+Slopes = dict[str, dict[str, float]]  # part or bias → feature → slope
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,17 @@ class Part:
 
     scorer: Scorer  # of unit spread, if it is to be compared with others
     prior: float = 0.0  # its weight before any held-out row has spoken
-    by_item: bool = False  # whether its weight depends on the features of the item
+    varies: bool = False  # whether its weight depends on the features of items and users
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a stack knows of items and users beside its parts' scores."""
+
+    items: Mapping[str, Tensor] = field(default_factory=dict)  # feature → x_q (I,)
+    users: Mapping[str, Tensor] = field(default_factory=dict)  # feature → z_r (U,)
+    biases: Mapping[str, Tensor] = field(default_factory=dict)  # bias → b_j (I,)
+    # All are of about unit spread.
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,10 @@ class Stack:
     """What was learned for one behavior."""
 
     weights: dict[str, float]  # part → w_p
-    by_item: dict[str, dict[str, float]]  # part → feature → v_pq
+    by_item: Slopes  # part → feature → v_pq
+    by_user: Slopes  # part → feature → a_pr
     biases: dict[str, float]  # bias → c_j
+    biases_by_user: Slopes  # bias → feature → d_jr
     value: float = float("nan")  # the metric, on the rows that it was learned from
     prior: float = float("nan")  # by the prior weights alone
     cross_fitted: float = float("nan")  # each fifth of the users ranked by what the others taught
@@ -92,45 +104,51 @@ class Stack:
         """Plain values, for `run.json`."""
         return asdict(self)
 
-    def scorer(
-        self,
-        parts: Mapping[str, Part],
-        features: Mapping[str, Tensor],
-        biases: Mapping[str, Tensor],
-    ) -> Sum:
+    def scorer(self, parts: Mapping[str, Part], known: Known) -> Sum:
         """The stack as one scorer: its parts in the order of `weights`, then `POPULARITY`.
 
         Args:
             parts: Those it was learned with, or the same made anew.
-            features: Feature → x_q (I,).
-            biases: Bias → b_j (I,).
+            known: Likewise.
         """
-        scorers: list[Scorer] = []
-        for name, weight in self.weights.items():
-            inner = parts[name].scorer
-            slopes = self.by_item.get(name)
-            if not slopes:
-                scorers.append(inner)
-                continue
-            factor = torch.full((inner.num_items,), weight, device=inner.device)
-            for feature, slope in slopes.items():
-                factor += slope * features[feature].to(inner.device)
-            scorers.append(ByItem(inner, factor))
-        weights = [1.0 if self.by_item.get(n) else w for n, w in self.weights.items()]
+        scorers = [self._part(name, parts[name].scorer, known) for name in self.weights]
+        weights = [1.0 if self.varies(name) else w for name, w in self.weights.items()]
         if self.biases:
-            first = scorers[0]
-            total = sum(c * biases[name].to(first.device) for name, c in self.biases.items())
-            assert isinstance(total, Tensor)
-            everyone = torch.ones(first.num_users, 1, device=first.device)
-            scorers.append(Factors(everyone, total.unsqueeze(1)))
+            scorers.append(self._popularity(scorers[0], known))
             weights.append(1.0)
         return Sum(tuple(scorers), tuple(weights))
+
+    def varies(self, part: str) -> bool:
+        """Whether the weight of a part depends on the item or the user."""
+        return bool(self.by_item.get(part) or self.by_user.get(part))
+
+    def _part(self, name: str, inner: Scorer, known: Known) -> Scorer:
+        if not self.varies(name):
+            return inner
+        by_user = torch.full((inner.num_users,), self.weights[name])
+        by_item = torch.zeros(inner.num_items)
+        for total, features, slopes in (
+            (by_user, known.users, self.by_user),
+            (by_item, known.items, self.by_item),
+        ):
+            for feature, slope in slopes.get(name, {}).items():
+                total += slope * features[feature].cpu()
+        return Weighted(inner, by_user.to(inner.device), by_item.to(inner.device))
+
+    def _popularity(self, like: Scorer, known: Known) -> Factors:
+        """Σ_j (c_j + Σ_r d_jr z_r(u)) b_j(i) as the inner product of (1, z(u)) and what is left."""
+        users = _rows(known.users, torch.arange(like.num_users))
+        biases = _rows(known.biases, torch.arange(like.num_items))
+        weights = torch.tensor(
+            [[c, *self.biases_by_user.get(name, {}).values()] for name, c in self.biases.items()]
+        )
+        everyone = torch.cat([torch.ones(like.num_users, 1), users], dim=1)
+        return Factors(everyone, biases @ weights).to(like.device)
 
 
 def learn_stack(
     parts: Mapping[str, Part],
-    features: Mapping[str, Tensor],
-    biases: Mapping[str, Tensor],
+    known: Known,
     held_out: Pairs,
     exclude: Exclusion,
     *,
@@ -141,8 +159,7 @@ def learn_stack(
 
     Args:
         parts: Name → part.
-        features: Feature → x_q (I,), of about unit spread.
-        biases: Bias → b_j (I,), likewise.
+        known: What the weights may depend on, and what has a weight of its own.
         held_out: The validation rows of the behavior, sorted by user, then item; not empty.
         exclude: Items that are not ranked, those of training.
         metric: Of `mbrec.metrics`, for what is reported, e.g. "ndcg".
@@ -150,7 +167,7 @@ def learn_stack(
 
     Cost: 4 bytes per user, candidate and weight, for up to 8,192 users.
     """
-    design = _Design(parts, features, biases)
+    design = _Design(parts, known)
     width = _OTHERS + _DEPTH * len(parts)
     pool = find_candidates(
         [part.scorer for part in parts.values()],
@@ -162,18 +179,17 @@ def learn_stack(
     )
     matrix = design.matrix(pool)
     everyone = np.arange(len(pool.items))
+    missing = pool.items < 0
 
     def value(theta: Vector, users: npt.NDArray[np.int64]) -> float:
         scores = matrix[torch.from_numpy(users)] @ torch.from_numpy(theta).float()
         return float(pool.of(users).metric(scores, (k,), metric).sum())
 
-    missing = pool.items < 0
-    plain = [place for place, part in enumerate(parts.values()) if not part.by_item]
-
     def learned(users: npt.NDArray[np.int64]) -> Vector:
         rows = torch.from_numpy(users)
-        theta = _fit(matrix[rows], pool.held_out[rows], missing[rows], design.prior)
-        return _adjusted(pool.of(users), matrix[rows], theta, plain, (k, 4 * k), metric)
+        theta = likeliest(matrix[rows], pool.held_out[rows], missing[rows], design.prior)
+        lengths = (k, 4 * k)
+        return adjusted(pool.of(users), matrix[rows], theta, design.steady, lengths, metric)
 
     theta = learned(everyone)
     crossed = 0.0
@@ -190,118 +206,58 @@ def learn_stack(
 
 
 class _Design:
-    """Which number of a vector θ is which weight: w of all parts, then v, then c."""
+    """Which number of a vector θ is which weight: w of all parts, then v, a, c and d."""
 
-    def __init__(
-        self,
-        parts: Mapping[str, Part],
-        features: Mapping[str, Tensor],
-        biases: Mapping[str, Tensor],
-    ) -> None:
-        self.parts, self.features, self.biases = list(parts), list(features), list(biases)
-        self.scaled = [name for name, part in parts.items() if part.by_item]
-        self._tables = _table(features.values()), _table(biases.values())
-        slopes = len(self.scaled) * len(self.features) + len(self.biases)
-        self.prior = np.array([part.prior for part in parts.values()] + [0.0] * slopes)
+    def __init__(self, parts: Mapping[str, Part], known: Known) -> None:
+        self._parts, self._known = list(parts), known
+        self._varying = [place for place, part in enumerate(parts.values()) if part.varies]
+        self.steady = [place for place, part in enumerate(parts.values()) if not part.varies]
+        slopes = len(self._varying) * (len(known.items) + len(known.users))
+        biases = len(known.biases) * (1 + len(known.users))
+        self.prior = np.array([part.prior for part in parts.values()] + [0.0] * (slopes + biases))
 
     def matrix(self, pool: Candidates) -> Tensor:
         """What θ is multiplied by: (N, W, F) float32."""
         place = pool.items.clamp(min=0)
-        known = (pool.items >= 0).unsqueeze(2)
-        features, biases = (table[place] * known for table in self._tables)
-        columns = [self.parts.index(name) for name in self.scaled]
-        slopes = pool.scores[:, :, columns].unsqueeze(3) * features.unsqueeze(2)
-        return torch.cat([pool.scores, slopes.flatten(2), biases], dim=2)
+        there = (pool.items >= 0).unsqueeze(2)
+        items = _rows(self._known.items, place) * there
+        biases = _rows(self._known.biases, place) * there
+        users = _rows(self._known.users, pool.users).unsqueeze(1)
+        varying = pool.scores[:, :, self._varying]
+        columns = [
+            pool.scores,
+            _products(varying, items),
+            _products(varying, users),
+            biases,
+            _products(biases, users),
+        ]
+        return torch.cat(columns, dim=2)
 
     def stack(self, theta: Vector, **figures: float) -> Stack:
         """θ by name."""
         left = iter(float(number) for number in theta)
-        weights = {name: next(left) for name in self.parts}
-        by_item = {name: {q: next(left) for q in self.features} for name in self.scaled}
-        return Stack(weights, by_item, {name: next(left) for name in self.biases}, **figures)
+        varying = [self._parts[place] for place in self._varying]
+        known = self._known
+
+        def slopes(names: Iterable[str], features: Iterable[str]) -> Slopes:
+            return {name: {feature: next(left) for feature in features} for name in names}
+
+        return Stack(
+            weights={name: next(left) for name in self._parts},
+            by_item=slopes(varying, known.items),
+            by_user=slopes(varying, known.users),
+            biases={name: next(left) for name in known.biases},
+            biases_by_user=slopes(known.biases, known.users),
+            **figures,
+        )
 
 
-def _table(columns: Iterable[Tensor]) -> Tensor:
-    given = [column.cpu().float() for column in columns]
-    return torch.stack(given, dim=1) if given else torch.zeros(1, 0)
+def _rows(columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
+    """Those rows of the columns, side by side: (*index, columns) float32."""
+    given = [column.cpu().float()[index] for column in columns.values()]
+    return torch.stack(given, dim=-1) if given else torch.zeros(*index.shape, 0)
 
 
-def _fit(matrix: Tensor, held_out: Tensor, missing: Tensor, prior: Vector) -> Vector:
-    """θ of the smallest L, by Newton steps within a trust region.
-
-    Args:
-        matrix: (N, W, F).
-        held_out: (N, W) bool.
-        missing: (N, W) bool, where there is no candidate.
-        prior: θ_0 (F,).
-    """
-    counts = held_out.sum(1)
-    kept = counts > 0  # who has no held-out row among the candidates teaches nothing
-    if not bool(kept.any()):
-        return prior
-    matrix, held_out, missing, counts = (a[kept] for a in (matrix, held_out, missing, counts))
-    weight = counts.rsqrt()  # of each row of a user
-    total = float((weight * counts).sum())
-    penalty = PENALTY / len(matrix)
-    flat = matrix.flatten(0, 1)
-    chosen = ((held_out * weight[:, None]).flatten() @ flat).double().numpy() / total
-
-    def objective(theta: Vector) -> tuple[float, Vector]:
-        scores = _scores(matrix, theta, missing)
-        logs = torch.logsumexp(scores, dim=1)
-        expected = (_shares(scores, weight * counts).flatten() @ flat).double().numpy() / total
-        loss = float((weight * counts * logs).sum()) / total - float(chosen @ theta)
-        away = theta - prior
-        return loss + penalty * float(away @ away), expected - chosen + 2 * penalty * away
-
-    def curvature(theta: Vector) -> npt.NDArray[np.float64]:
-        shares = _shares(_scores(matrix, theta, missing), weight * counts)
-        means = torch.einsum("nw,nwf->nf", shares, matrix)  # times the user's weight
-        second = flat.T @ (shares.flatten()[:, None] * flat)
-        spread = second - means.T @ (means / (weight * counts)[:, None])
-        found: Vector = spread.double().numpy() / total
-        return found + 2 * penalty * np.eye(len(theta))
-
-    result = optimize.minimize(
-        objective, prior, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-5}
-    )
-    theta: Vector = result.x
-    return theta
-
-
-def _adjusted(
-    pool: Candidates,
-    matrix: Tensor,
-    theta: Vector,
-    columns: Sequence[int],
-    ks: Sequence[int],
-    metric: str,
-) -> Vector:
-    """θ with some of its weights moved to where the lists are better beyond the users' noise."""
-    if not len(pool.items):
-        return theta
-    theta = theta.copy()
-    scores = matrix @ torch.from_numpy(theta).float()
-    best = pool.metric(scores, ks, metric)
-    for _ in range(_ROUNDS):
-        before = theta.copy()
-        for column in columns:
-            for step in _STEPS:
-                tried = scores + step * matrix[:, :, column]
-                gain = pool.metric(tried, ks, metric) - best
-                if gain.mean() > gain.std() / np.sqrt(len(gain)):
-                    scores, best = tried, best + gain
-                    theta[column] += step
-        if np.array_equal(theta, before):
-            break
-    return theta
-
-
-def _scores(matrix: Tensor, theta: Vector, missing: Tensor) -> Tensor:
-    scores = matrix @ torch.from_numpy(theta).float()  # (N, W)
-    return scores.masked_fill(missing, -torch.inf)
-
-
-def _shares(scores: Tensor, weights: Tensor) -> Tensor:
-    """The softmax of each user, times her weight. (N, W)."""
-    return torch.softmax(scores, dim=1) * weights[:, None]
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Every column of one times every column of the other: (N, W, L), (…, R) → (N, W, L · R)."""
+    return (left.unsqueeze(3) * right.unsqueeze(2)).flatten(2)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mbrec.explain.shares import Done, Shares, single
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 
 POPULARITY = "popularity"
 SIMILAR = "similar items"
@@ -54,11 +54,12 @@ def decompose(scorer: Scorer, asked: Asked, name: str = "") -> list[Shares]:
             for part, weight, own in zip(scorer.parts, scorer.weights, names, strict=True)
             for shares in decompose(part, asked, own)
         ]
-    if isinstance(scorer, ByItem):
-        factor = float(scorer.factor[asked.item])
+    if isinstance(scorer, Weighted):
+        factor = float(scorer.by_user[asked.user] + scorer.by_item[asked.item])
         return [shares.scaled(factor) for shares in decompose(scorer.inner, asked, name)]
     if isinstance(scorer, Factors):
-        if scorer.user_emb.shape[1] == 1:  # the same for all users but for a factor
+        # What is the same for all users but for a factor is popularity, under any name.
+        if name == POPULARITY or scorer.user_emb.shape[1] == 1:
             return [single(name or POPULARITY, _score(scorer, asked))]
         return asked.factors(scorer, name)
     if isinstance(scorer, Sparse):

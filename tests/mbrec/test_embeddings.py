@@ -17,7 +17,7 @@ from mbrec.embeddings import as_factors, export_embeddings
 from mbrec.errors import ArtefactError, DeviceError, UsageError
 from mbrec.ranking import top_k
 from mbrec.run import Run
-from mbrec.scoring import ByItem, Factors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemToItem, Scorer, Sparse, Sum, Weighted
 
 
 def random_factors(size: int, seed: int = 0) -> Factors:
@@ -35,7 +35,9 @@ def history_scores() -> ItemToItem:
 @pytest.fixture
 def run(make_run: Callable[..., Run], tiny_dataset: PreparedDataset) -> Run:
     """A run with plain factors, a sum of them, and a sum of sums."""
-    scaled = ByItem(random_factors(2, 2), torch.linspace(-1, 2, random_factors(2).num_items))
+    inner = random_factors(2, 2)
+    by_user, by_item = (torch.linspace(-1, 2, n) for n in (inner.num_users, inner.num_items))
+    scaled = Weighted(inner, by_user, by_item)
     pair = Sum((random_factors(4, 1), scaled), (0.5, -2.0))
     nested = Sum((pair, random_factors(3, 3)), (3.0, 1.0))
     scorers = {"click": random_factors(5), "favorite": pair, "purchase": nested}
@@ -79,7 +81,7 @@ def test_the_folder_says_what_it_is(run: Run, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "vectors" / "embeddings.json").read_text())
     assert (about["model"], about["metric"]) == ("planted", "inner product")
     assert list(about["behaviors"]) == ["click", "purchase"] == list(written.sizes)
-    assert about["behaviors"]["purchase"]["size"] == 9 == written.sizes["purchase"]
+    assert about["behaviors"]["purchase"]["size"] == 11 == written.sizes["purchase"]
     assert (about["users"]["count"], about["items"]["count"]) == (24, 30)
     there = {entry.name for entry in (tmp_path / "vectors").iterdir()}
     assert there == {*about["files"], "embeddings.json"}

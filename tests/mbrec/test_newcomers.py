@@ -20,7 +20,7 @@ from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.newcomers import export_new_users, find_newcomers
 from mbrec.run import Run
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 from mbrec.spread import unit_spread
 
 WEIGHTS = {"click": 1.0, "favorite": 0.5, "purchase": 3.0}
@@ -48,6 +48,15 @@ def fold_known_users(dataset: PreparedDataset) -> FoldIn:
     return FoldIn(relations, relations, users, users, dataset.num_items)
 
 
+def active(dataset: PreparedDataset) -> torch.Tensor:
+    """A number that follows from how much each user has done."""
+    total = torch.full((dataset.num_users,), 0.5)
+    for weight, pairs in zip((2.0, -1.0, 0.3), dataset.train_relations().values(), strict=False):
+        users, _ = pairs.tensors()
+        total += weight * torch.bincount(users, minlength=dataset.num_users).log1p()
+    return total
+
+
 def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
     generator = torch.Generator().manual_seed(3)
     similarity = torch.rand(30, 30, generator=generator)
@@ -60,7 +69,13 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
         "sparse": ItemNeighbors(past, neighbors),
         "history": past,
         "scaled": unit_spread(ItemNeighbors(past, neighbors)),
-        "by item": ByItem(unit_spread(ItemNeighbors(past, neighbors)), tail.item_emb[:, 0]),
+        "weighted": Weighted(
+            unit_spread(ItemNeighbors(past, neighbors)), active(dataset), tail.item_emb[:, 0]
+        ),
+        "popularity by activity": Factors(
+            torch.stack([torch.ones(dataset.num_users), active(dataset)], 1),
+            torch.rand(30, 2, generator=generator),
+        ),
         "with popularity": Sum((ItemNeighbors(past, neighbors), tail), (1.0, 0.25)),
     }
 
@@ -84,7 +99,16 @@ def test_how_lately_a_new_user_did_something_counts_as_for_a_known_one(
 
 
 @pytest.mark.parametrize(
-    "kind", ["dense", "sparse", "history", "scaled", "by item", "with popularity"]
+    "kind",
+    [
+        "dense",
+        "sparse",
+        "history",
+        "scaled",
+        "weighted",
+        "popularity by activity",
+        "with popularity",
+    ],
 )
 def test_item_side_scores_of_new_users_are_those_of_a_known_user_with_their_edges(
     tiny_dataset: PreparedDataset, kind: str
@@ -101,6 +125,14 @@ def test_a_history_that_is_no_sum_of_behaviors_is_refused(tiny_dataset: Prepared
     odd = Sparse(past.indptr, past.items, past.values + torch.arange(len(past.values)), past.width)
     with pytest.raises(ArtefactError, match="the run, 'click' cannot be folded in"):
         fold_known_users(tiny_dataset).scorer(odd, "the run, 'click'")
+
+
+def test_factors_of_users_that_do_not_follow_from_activity_are_refused(
+    tiny_dataset: PreparedDataset,
+) -> None:
+    odd = Weighted(history(tiny_dataset), torch.arange(24.0) % 5, torch.ones(30))
+    with pytest.raises(ArtefactError, match="a run cannot be folded in"):
+        fold_known_users(tiny_dataset).scorer(odd, "a run")
 
 
 def test_embeddings_that_are_propagated_items_are_found_again(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mbrec.errors import DataError
 from mbrec.packing import pack, unpack
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 
 USERS, ITEMS = 5, 7
 
@@ -30,7 +30,7 @@ def sparse(dense: torch.Tensor) -> Sparse:
 
 HISTORY, SIMILARITY = random_matrix(USERS, 1), random_matrix(ITEMS, 2)
 HISTORY[3] = 0  # a user without history
-FACTOR = torch.randn(ITEMS)
+BY_USER, BY_ITEM = torch.randn(USERS), torch.randn(ITEMS)
 USER_EMB, ITEM_EMB = torch.randn(USERS, 3), torch.randn(ITEMS, 3)
 
 KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
@@ -41,9 +41,9 @@ KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
         lambda: ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY)),
         HISTORY @ SIMILARITY,
     ),
-    "by item": (
-        lambda: ByItem(ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY)), FACTOR),
-        HISTORY @ SIMILARITY * FACTOR,
+    "weighted": (
+        lambda: Weighted(ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY)), BY_USER, BY_ITEM),
+        HISTORY @ SIMILARITY * (BY_USER[:, None] + BY_ITEM),
     ),
     "sum": (
         lambda: Sum((Factors(USER_EMB, ITEM_EMB), sparse(HISTORY)), (2.0, -0.5)),
@@ -96,7 +96,8 @@ def test_embeddings_have_a_name_for_each_behavior() -> None:
         lambda: Sparse.of(torch.tensor([0, 1]), torch.tensor([ITEMS]), torch.ones(1), ITEMS),
         lambda: ItemToItem(sparse(HISTORY), SIMILARITY[:3]),
         lambda: ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY[:3])),
-        lambda: ByItem(sparse(HISTORY), FACTOR[:2]),
+        lambda: Weighted(sparse(HISTORY), BY_USER, BY_ITEM[:2]),
+        lambda: Weighted(sparse(HISTORY), BY_USER[:2], BY_ITEM),
         lambda: Sum((sparse(HISTORY), sparse(SIMILARITY)), (1.0, 1.0)),
     ],
 )

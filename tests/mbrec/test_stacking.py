@@ -11,10 +11,11 @@ import torch
 
 from mbrec.candidates import find_candidates
 from mbrec.graph import Pairs
+from mbrec.logit import PENALTY
 from mbrec.ranking import Exclusion
-from mbrec.scoring import ByItem, Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum
+from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
 from mbrec.spread import rescaled, unit_spread
-from mbrec.stacking import PENALTY, Part, Stack, learn_stack
+from mbrec.stacking import Known, Part, Stack, learn_stack
 
 USERS, ITEMS = 60, 80
 
@@ -48,7 +49,11 @@ KINDS: dict[str, Scorer] = {
     "sparse": sparse(USERS, 2),
     "item to item": ItemToItem(sparse(USERS, 3), torch.randn(ITEMS, ITEMS, generator=random(4))),
     "item neighbors": ItemNeighbors(sparse(USERS, 5), sparse(ITEMS, 6)),
-    "by item": ByItem(factors(9), torch.rand(ITEMS, generator=random(10))),
+    "weighted": Weighted(
+        factors(9),
+        torch.rand(USERS, generator=random(10)),
+        torch.rand(ITEMS, generator=random(11)),
+    ),
     "sum": Sum((factors(7), sparse(USERS, 8)), (2.0, -1.0)),
 }
 
@@ -81,11 +86,10 @@ POPULAR = torch.randn(ITEMS, generator=random(20))
 def learned(
     parts: Mapping[str, Part],
     rows: Pairs,
-    features: Mapping[str, torch.Tensor] | None = None,
-    biases: Mapping[str, torch.Tensor] | None = None,
+    known: Known | None = None,
     exclude: Exclusion = NOTHING,
 ) -> Stack:
-    return learn_stack(parts, features or {}, biases or {}, rows, exclude, metric="ndcg", k=5)
+    return learn_stack(parts, known or Known(), rows, exclude, metric="ndcg", k=5)
 
 
 def test_a_part_that_holds_the_truth_is_found_and_noise_is_left_out() -> None:
@@ -98,55 +102,89 @@ def test_a_part_that_holds_the_truth_is_found_and_noise_is_left_out() -> None:
     assert abs(weights["noise"]) < 0.2 * weights["first"]
     assert stack.value > 0.9
     assert stack.cross_fitted > 0.9
-    scorer = stack.scorer(parts, {}, {})
+    scorer = stack.scorer(parts, Known())
     expected = sum(weights[name] * dense(part.scorer) for name, part in parts.items())
     torch.testing.assert_close(dense(scorer), expected, atol=1e-5, rtol=1e-5)
     assert stack.value > stack.prior  # all prior weights are 0 here: the order of the items
 
 
 def test_a_weight_may_depend_on_the_item_and_items_have_biases() -> None:
-    part = Part(unit_spread(factors(1)), by_item=True)
+    part = Part(unit_spread(factors(1)), varies=True)
     scores = dense(part.scorer) * (1 + 0.8 * POPULAR) + 1.5 * POPULAR
     rows = held_out(scores, 5)
-    features = {"popularity": POPULAR}
-    plain = learned({"part": replace(part, by_item=False)}, rows)
-    stack = learned({"part": part}, rows, features, features)
+    known = Known(items={"popularity": POPULAR}, biases={"popularity": POPULAR})
+    plain = learned({"part": replace(part, varies=False)}, rows)
+    stack = learned({"part": part}, rows, known)
     weight = stack.weights["part"]
     assert stack.by_item["part"]["popularity"] / weight == pytest.approx(0.8, abs=0.5)
     assert stack.biases["popularity"] / weight == pytest.approx(1.5, abs=0.5)
     assert stack.cross_fitted > plain.cross_fitted + 0.2
-    found = dense(stack.scorer({"part": part}, features, features))
+    found = dense(stack.scorer({"part": part}, known))
     factor = weight + stack.by_item["part"]["popularity"] * POPULAR
     expected = dense(part.scorer) * factor + stack.biases["popularity"] * POPULAR
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert Stack.of(stack.plain()) == stack
 
 
+def test_a_weight_and_a_bias_may_depend_on_the_user() -> None:
+    part = Part(unit_spread(factors(1)), varies=True)
+    active = torch.randn(USERS, generator=random(21))
+    scores = dense(part.scorer) * (1.5 + active[:, None]) + 2 * (1 - active[:, None]) * POPULAR
+    rows = held_out(scores, 5)
+    biases = {"popularity": POPULAR}
+    plain = learned({"part": replace(part, varies=False)}, rows, Known(biases=biases))
+    known = Known(users={"activity": active}, biases=biases)
+    stack = learned({"part": part}, rows, known)
+    weight, bias = stack.weights["part"], stack.biases["popularity"]
+    slope, of_bias = (
+        stack.by_user["part"]["activity"],
+        stack.biases_by_user["popularity"]["activity"],
+    )
+    assert slope / weight == pytest.approx(1 / 1.5, abs=0.4)
+    assert of_bias / bias == pytest.approx(-1.0, abs=0.4)
+    assert stack.cross_fitted > plain.cross_fitted + 0.1
+    found = dense(stack.scorer({"part": part}, known))
+    expected = dense(part.scorer) * (weight + slope * active[:, None])
+    expected += (bias + of_bias * active[:, None]) * POPULAR
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert Stack.of(stack.plain()) == stack
+
+
 def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the loss of the docstring, written out in NumPy, a step aside in every direction."""
-    monkeypatch.setattr("mbrec.stacking._STEPS", ())
-    parts = {"a": Part(factors(1), prior=0.3, by_item=True), "b": Part(factors(2))}
-    features, biases = {"x": POPULAR}, {"y": POPULAR.square()}
+    monkeypatch.setattr("mbrec.logit._STEPS", ())
+    parts = {"a": Part(factors(1), prior=0.3, varies=True), "b": Part(factors(2))}
+    active = torch.randn(USERS, generator=random(22))
+    known = Known({"x": POPULAR}, {"z": active}, {"y": POPULAR.square()})
     random_rows = np.random.default_rng(4).random((USERS, ITEMS)) < 0.05
     user, item = (a.astype(np.int32) for a in np.nonzero(random_rows))
-    stack = learned(parts, Pairs(user, item), features, biases)
+    stack = learned(parts, Pairs(user, item), known)
     a, b = (dense(part.scorer).double().numpy() for part in parts.values())
-    x, y = (next(iter(t.values())).double().numpy() for t in (features, biases))
+    x, y = (t.double().numpy() for t in (POPULAR, POPULAR.square()))
+    z = active.double().numpy()[:, None]
     counts = random_rows.sum(1)
     weight = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, 1)), 0)
     n_users = (counts > 0).sum()
 
     def loss(theta: np.ndarray) -> float:
-        scores = (theta[0] + theta[2] * x) * a + theta[1] * b + theta[3] * y
+        scores = (theta[0] + theta[2] * x + theta[3] * z) * a + theta[1] * b
+        scores += (theta[4] + theta[5] * z) * y
         logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
         likelihood = (weight[:, None] * random_rows * logs).sum() / (weight * counts).sum()
-        away = theta - np.array([0.3, 0, 0, 0])
+        away = theta - np.array([0.3, 0, 0, 0, 0, 0])
         return float(-likelihood + PENALTY / n_users * (away @ away))
 
     best = np.array(
-        [stack.weights["a"], stack.weights["b"], stack.by_item["a"]["x"], stack.biases["y"]]
+        [
+            stack.weights["a"],
+            stack.weights["b"],
+            stack.by_item["a"]["x"],
+            stack.by_user["a"]["z"],
+            stack.biases["y"],
+            stack.biases_by_user["y"]["z"],
+        ]
     )
-    for step in np.vstack([np.eye(4), -np.eye(4)]) * 0.02:
+    for step in np.vstack([np.eye(6), -np.eye(6)]) * 0.02:
         assert loss(best + step) > loss(best)
 
 
@@ -158,9 +196,9 @@ def test_what_users_did_comes_first_where_lists_are_better_for_it() -> None:
     ranked = Sparse.of(done.indptr, done.items, torch.ones(len(done.values)), ITEMS)
     first = mine & (torch.arange(USERS) % 2 == 0)[:, None]
     truth = held_out(torch.where(first, 100.0, rows), 6)
-    parts = {"taste": Part(taste, by_item=True), "done": Part(ranked)}
+    parts = {"taste": Part(taste, varies=True), "done": Part(ranked)}
     stack = learned(parts, truth)
-    lists = dense(stack.scorer(parts, {}, {}))
+    lists = dense(stack.scorer(parts, Known()))
     bare = stack.weights["taste"] * dense(taste)
     lifted = lists - bare
     assert float(lifted[mine].min()) > 0.5
@@ -188,7 +226,7 @@ def test_one_user_is_enough() -> None:
 def test_lists_that_are_longer_than_the_catalog_are_measured() -> None:
     parts = {"a": Part(factors(1), prior=1.0), "done": Part(sparse(USERS, 2))}
     rows = held_out(dense(parts["a"].scorer), 2)
-    stack = learn_stack(parts, {}, {}, rows, NOTHING, metric="ndcg", k=ITEMS)
+    stack = learn_stack(parts, Known(), rows, NOTHING, metric="ndcg", k=ITEMS)
     assert stack.value > 0.5
 
 

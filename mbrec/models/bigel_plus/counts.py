@@ -22,6 +22,7 @@ taught on the earlier half of UserBehavior's validation rows made its later half
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -137,9 +138,21 @@ def popularities(context: Context) -> dict[str, Tensor]:
     Mean and deviation are those over all training pairs, so that an item that is met often counts
     often.
     """
-    counts = {f"popularity/{name}": popularity(context, name) for name in context.behaviors}
-    weights = torch.stack(list(counts.values())).sum(0).double()
-    return {name: _standardized(torch.log1p(n.double()), weights) for name, n in counts.items()}
+    return _standardized(
+        {f"popularity/{name}": popularity(context, name) for name in context.behaviors}
+    )
+
+
+def activities(context: Context) -> dict[str, Tensor]:
+    """What is known of all users: for every behavior ln(1 + n) of her items, standardized too."""
+    return _standardized(
+        {
+            f"activity/{name}": torch.bincount(
+                context.train[name].tensors()[0], minlength=context.num_users
+            )
+            for name in context.behaviors
+        }
+    )
 
 
 def unseen(context: Context) -> dict[str, Tensor]:
@@ -149,11 +162,17 @@ def unseen(context: Context) -> dict[str, Tensor]:
     }
 
 
-def _standardized(values: Tensor, weights: Tensor) -> Tensor:
+def _standardized(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ln(1 + n), less its mean, by its deviation, over all training pairs."""
+    weights = torch.stack(list(counts.values())).sum(0).double()
     total = weights.sum().clamp(min=1)
-    away = values - (weights * values).sum() / total
-    deviation = ((weights * away**2).sum() / total).sqrt()
-    return (away / deviation.clamp(min=1e-6)).float()
+
+    def standardized(values: Tensor) -> Tensor:
+        away = values - (weights * values).sum() / total
+        deviation = ((weights * away**2).sum() / total).sqrt()
+        return (away / deviation.clamp(min=1e-6)).float()
+
+    return {name: standardized(torch.log1p(count.double())) for name, count in counts.items()}
 
 
 def _best(products: Any, start: int, count: int) -> Any:

@@ -25,6 +25,7 @@ from mbrec.models.base import Context, PerBehavior, TrainedMethod
 from mbrec.models.bigel.model import Bigel, BigelConfig
 from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.counts import (
+    activities,
     history,
     linear,
     popularities,
@@ -37,7 +38,7 @@ from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
 from mbrec.spread import unit_spread
-from mbrec.stacking import Part, Stack, learn_stack
+from mbrec.stacking import Known, Part, Stack, learn_stack
 
 _CASCADE, _CONTEXT, _LINEAR = 0.15, 0.3, 0.03  # prior weights, near those learned on JD
 
@@ -115,6 +116,10 @@ class BigelPlusConfig(BigelConfig):
 
     by_popularity: bool = True
     """Let what the branches, walks and EASE count depend on the item's popularity in every
+    behavior."""
+
+    by_activity: bool = True
+    """Let what they and popularity count depend on how much the user has done in every
     behavior."""
 
     @model_validator(mode="after")
@@ -205,8 +210,7 @@ class BigelPlus(TrainedMethod):
         for behavior, pairs in valid.items():
             self._stacks[behavior] = learn_stack(
                 {**branches[behavior], **self._counted(behavior)},
-                self._features if self.config.by_popularity else {},
-                self._biases,
+                self._known,
                 pairs,
                 Exclusion.from_pairs(self._context.train[behavior], self._context.num_users),
                 metric=metric,
@@ -228,7 +232,7 @@ class BigelPlus(TrainedMethod):
         }
         for behavior, stack in self._stacks.items():
             parts = {**branches[behavior], **self._counted(behavior)}
-            found[behavior] = stack.scorer(parts, self._features, self._biases)
+            found[behavior] = stack.scorer(parts, self._known)
         return found
 
     @torch.no_grad()
@@ -238,10 +242,10 @@ class BigelPlus(TrainedMethod):
         members = [cascade.scorers() for cascade in self._members()]
         for name in self._context.behaviors if members else ():
             scorer = _together([unit_spread(scorers[name]) for scorers in members])
-            found[name]["cascade"] = Part(unit_spread(scorer), _CASCADE, by_item=True)
+            found[name]["cascade"] = Part(unit_spread(scorer), _CASCADE, varies=True)
         if self.context is not None:
             for name, scorer in self.context.scorers().items():
-                found[name]["context"] = Part(unit_spread(scorer), _CONTEXT, by_item=True)
+                found[name]["context"] = Part(unit_spread(scorer), _CONTEXT, varies=True)
         return found
 
     def _members(self) -> list[Bigel]:
@@ -254,19 +258,21 @@ class BigelPlus(TrainedMethod):
         found = {}
         if config.walk:
             scorer = walk(context, config.walk_neighbors, config.walk_discount)
-            found["walk"] = Part(unit_spread(scorer), by_item=True)
+            found["walk"] = Part(unit_spread(scorer), varies=True)
         if config.linear:
             scorer = linear(context, config.linear_items, config.linear_l2, config.linear_neighbors)
-            found["linear"] = Part(unit_spread(scorer), _LINEAR, by_item=True)
+            found["linear"] = Part(unit_spread(scorer), _LINEAR, varies=True)
         return found
 
     @cached_property
-    def _features(self) -> dict[str, Tensor]:
-        return popularities(self._context)
-
-    @cached_property
-    def _biases(self) -> dict[str, Tensor]:
-        return {**self._features, **unseen(self._context)} if self.config.popularity else {}
+    def _known(self) -> Known:
+        config, context = self.config, self._context
+        popular = popularities(context)
+        return Known(
+            items=popular if config.by_popularity else {},
+            users=activities(context) if config.by_activity else {},
+            biases={**popular, **unseen(context)} if config.popularity else {},
+        )
 
     def _counted(self, behavior: str) -> dict[str, Part]:
         """The parts that need no training."""

@@ -18,7 +18,7 @@ from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.counts import history, linear, popularities, recency, unseen, walk
 from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
 from mbrec.run import Run
-from mbrec.scoring import ByItem, Factors, Sum
+from mbrec.scoring import Factors, Sum, Weighted
 from mbrec.spread import unit_spread
 from mbrec.training import train_run
 
@@ -192,8 +192,9 @@ def test_the_blend_is_chosen_on_validation_and_noted(
         assert isinstance(scorer, Sum)
         assert len(scorer.parts) == len(row["weights"]) + 1  # and popularity
         for part, weight, name in zip(scorer.parts, scorer.weights, row["weights"], strict=False):
-            assert isinstance(part, ByItem) == (name in row["by_item"])
-            assert weight == (1.0 if isinstance(part, ByItem) else row["weights"][name])
+            varies = isinstance(part, Weighted)
+            assert varies == (name in row["by_item"]) == (name in row["by_user"])
+            assert weight == (1.0 if varies else row["weights"][name])
 
 
 def test_without_the_blend_the_branches_rank_by_one_pair_of_embeddings(
