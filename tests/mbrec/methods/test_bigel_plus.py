@@ -15,7 +15,15 @@ from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import TrainingError, UsageError
 from mbrec.models.bigel_plus.context import ContextualBranch
-from mbrec.models.bigel_plus.counts import history, linear, popularities, recency, unseen, walk
+from mbrec.models.bigel_plus.counts import (
+    activities,
+    history,
+    linear,
+    popularities,
+    recency,
+    unseen,
+    walk,
+)
 from mbrec.models.bigel_plus.model import BigelPlus, BigelPlusConfig
 from mbrec.run import Run
 from mbrec.scoring import Factors, Sum, Weighted
@@ -136,20 +144,28 @@ def test_counts_are_the_training_pairs(hand_made: Any) -> None:
         np.testing.assert_array_equal(done.numpy(), matrix)
 
 
-def test_popularity_is_standardized_over_the_training_pairs(hand_made: Any) -> None:
+@pytest.mark.parametrize(("kind", "axis"), [("popularity", 0), ("activity", 1)])
+def test_counts_are_standardized_over_the_training_pairs(
+    hand_made: Any, kind: str, axis: int
+) -> None:
     context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
-    counts = {name: matrix.sum(0) for name, matrix in matrices(hand_made).items()}
+    counts = {name: matrix.sum(axis) for name, matrix in matrices(hand_made).items()}
     weights = sum(counts.values())
-    found = popularities(context)
-    assert list(found) == [f"popularity/{name}" for name in counts]
+    found = {"popularity": popularities, "activity": activities}[kind](context)
+    assert list(found) == [f"{kind}/{name}" for name in counts]
     for name, count in counts.items():
         values = np.log1p(count)
         mean = np.average(values, weights=weights)
         deviation = np.sqrt(np.average((values - mean) ** 2, weights=weights))
         expected = (values - mean) / max(deviation, 1e-6)
-        np.testing.assert_allclose(found[f"popularity/{name}"].numpy(), expected, rtol=1e-5)
+        np.testing.assert_allclose(found[f"{kind}/{name}"].numpy(), expected, rtol=1e-5)
+
+
+def test_items_that_nobody_has_done_a_behavior_to_are_known(hand_made: Any) -> None:
+    context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
+    for name, matrix in matrices(hand_made).items():
         nobody = unseen(context)[f"unseen/{name}"]
-        np.testing.assert_array_equal(nobody.numpy(), count == 0)
+        np.testing.assert_array_equal(nobody.numpy(), matrix.sum(0) == 0)
 
 
 def test_the_latest_item_that_may_still_be_ranked_is_the_most_recent(hand_made: Any) -> None:
