@@ -22,7 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """For every user the best items of every part, and some at random. N users, W items, P parts.
+    """For every user the best items of every part, popular ones, and some at random.
+
+    N users, W items, P parts.
 
     The random ones are there for what no part ranks high: a weight must not lift that unseen.
     """
@@ -65,6 +67,7 @@ def find_candidates(
     depth: int,
     others: int,
     most_users: int,
+    also: Sequence[Tensor] = (),
 ) -> Candidates:
     """Gather them.
 
@@ -75,6 +78,7 @@ def find_candidates(
         depth: Best items taken from each part. Of a `Sparse` one, only what it stores.
         others: Items drawn at random per user, from a fixed seed.
         most_users: Where there are more, they are taken evenly from among them.
+        also: Scores (I,) that are the same for all users; their best items are taken, too.
 
     Memory: 4 bytes per user, candidate and part.
     """
@@ -89,6 +93,7 @@ def find_candidates(
     blocks = [
         _gather(
             scorers,
+            also,
             batch,
             exclude,
             depth,
@@ -109,13 +114,20 @@ def find_candidates(
 
 
 def _gather(
-    scorers: Sequence[Scorer], users: Tensor, exclude: Exclusion, depth: int, drawn: Tensor
+    scorers: Sequence[Scorer],
+    also: Sequence[Tensor],
+    users: Tensor,
+    exclude: Exclusion,
+    depth: int,
+    drawn: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Items (B, W), each once per user and -1 at the end, and their scores (B, W, P)."""
     num_items = scorers[0].num_items
     row, item = exclude.rows(users)
     wanted = torch.zeros(len(users), num_items, dtype=torch.bool)
     wanted.scatter_(1, drawn, True)
+    for scores in also:
+        wanted[:, scores.topk(min(depth, num_items)).indices] = True
     blocks = []
     for scorer in scorers:
         block = scorer.scores(users.to(scorer.device), 0, num_items).cpu()

@@ -72,6 +72,10 @@ class Known:
     biases: Mapping[str, Tensor] = field(default_factory=dict)  # bias → b_j (I,)
     # All are of about unit spread.
 
+    leading: tuple[str, ...] = ()
+    """Biases whose largest items are candidates of everybody: no part may rank them high, yet the
+    stack can, and only who sees them there learns not to."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -168,7 +172,7 @@ def learn_stack(
     Cost: 4 bytes per user, candidate and weight, for up to 8,192 users.
     """
     design = _Design(parts, known)
-    width = _OTHERS + _DEPTH * len(parts)
+    width = _OTHERS + _DEPTH * (len(parts) + len(known.leading))
     pool = find_candidates(
         [part.scorer for part in parts.values()],
         held_out,
@@ -176,6 +180,7 @@ def learn_stack(
         depth=max(_DEPTH, 4 * k),
         others=_OTHERS,
         most_users=max(min(_MOST_USERS, _CELLS // (width * len(design.prior))), 1),
+        also=[known.biases[name] for name in known.leading],
     )
     matrix = design.matrix(pool)
     everyone = np.arange(len(pool.items))

@@ -235,7 +235,10 @@ def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> N
     rows = held_out(dense(factors(5)), 2)
     best = held_out(dense(scorers[0]), 1)
     exclude = Exclusion(torch.arange(USERS + 1), torch.from_numpy(best.item_idx))
-    found = find_candidates(scorers, rows, exclude, depth=4, others=3, most_users=50)
+    found = find_candidates(
+        scorers, rows, exclude, depth=4, others=3, most_users=50, also=[POPULAR]
+    )
+    popular = set(POPULAR.topk(4).indices.tolist())
     users = np.linspace(0, USERS - 1, 50).astype(int)
     for place, user in enumerate(users):
         mine = [i for i in found.items[place].tolist() if i >= 0]
@@ -248,7 +251,8 @@ def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> N
             assert set(scores.topk(4).indices.tolist()) <= set(mine)
         stored = set(dense(scorers[1])[user].nonzero().flatten().tolist())
         assert stored - {hidden} <= set(mine)
-        assert len(mine) <= 4 + 4 + 3 + len(stored)
+        assert popular - {hidden} <= set(mine)
+        assert len(mine) <= 4 + 4 + 4 + 3 + len(stored)
         for part, scorer in enumerate(scorers):
             expected = dense(scorer)[user][mine]
             torch.testing.assert_close(found.scores[place, : len(mine), part], expected)

@@ -272,6 +272,7 @@ class BigelPlus(TrainedMethod):
             items=popular if config.by_popularity else {},
             users=activities(context) if config.by_activity else {},
             biases={**popular, **unseen(context)} if config.popularity else {},
+            leading=tuple(popular) if config.popularity else (),
         )
 
     def _counted(self, behavior: str) -> dict[str, Part]:
