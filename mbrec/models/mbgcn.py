@@ -38,6 +38,7 @@ Deviations:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -56,10 +57,10 @@ from mbrec.models.base import (
     base_l2,
     embedding_table,
     gather,
-    pair_scores,
 )
+from mbrec.models.terms import distinct, looked_up_scores
 from mbrec.propagation import Nodes, Relation
-from mbrec.sampling import Batch
+from mbrec.sampling import Batch, Triples
 from mbrec.scoring import Factors
 
 
@@ -88,6 +89,14 @@ class MbgcnConfig(MethodConfig):
     """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
+@dataclass(frozen=True)
+class MbgcnState:
+    """All nodes after propagation, all layers side by side: (U or I, (L + 1) d)."""
+
+    preference: Nodes  # p and q
+    relevance: list[Nodes]  # per behavior mean_j s_{k,j} and s_{k,i}
+
+
 class Mbgcn(TrainedMethod):
     """MBGCN.
 
@@ -114,30 +123,27 @@ class Mbgcn(TrainedMethod):
         )
         self.relevance_maps = nn.ParameterList(_identity(wide) for _ in range(kinds))
 
-    def propagate(self) -> dict[str, Nodes]:
-        """Behavior → the columns whose inner product is its score."""
-        preference = self._user_item()
-        names = [relation.name for relation in self._relations]
-        if not self.config.relevance_weight:
-            return dict.fromkeys(names, preference)
-        relevance = [self._item_item(number) for number in range(len(names))]
-        if self.config.relevance == "own":
-            pairs = zip(names, relevance, strict=True)
-            return {name: self._joined(preference, [own]) for name, own in pairs}
-        return dict.fromkeys(names, self._joined(preference, relevance))
+    def propagate(self) -> MbgcnState:
+        """All columns of the scores, but those that the relevance maps make."""
+        first = [_mean_of_items(relation, self.item_emb) for relation in self._relations]
+        relevance = self._relations if self.config.relevance_weight else []
+        return MbgcnState(
+            self._user_item(first),
+            [self._item_item(number, first[number]) for number in range(len(relevance))],
+        )
 
-    def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, state: MbgcnState, batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
         terms = {}
         for number, relation in enumerate(self._relations):
             if relation.name not in batch:
                 continue
-            triples, nodes = batch[relation.name], state[relation.name]
-            (user,) = gather(nodes.user, [triples.user_idx])
-            (items,) = gather(nodes.item, [triples.items])
-            if self.config.leave_one_out and self.config.relevance_weight:
-                user = self._without(number, triples.user_idx, user, items[:, 0])
-            scores = pair_scores(user, items)  # (B, 1+N)
+            triples, items = batch[relation.name], batch[relation.name].items
+            scores = looked_up_scores(*state.preference, triples.user_idx, items)  # (B, 1+N)
+            for kind in self._kinds(number):
+                user, rows = self._listed(state, number, kind, triples)
+                part = looked_up_scores(user, state.relevance[kind].item, rows, items)
+                scores = scores + self.config.relevance_weight / len(self._kinds(number)) * part
             terms[f"bpr/{relation.name}"] = bpr(scores[:, 0], scores[:, 1:])
         if self.config.l2:
             terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
@@ -145,17 +151,64 @@ class Mbgcn(TrainedMethod):
 
     @torch.no_grad()
     def scorers(self) -> dict[str, Factors]:
-        """The columns of `propagate`, per behavior."""
-        return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
+        """Behavior → the columns whose inner product is its score."""
+        state = self.propagate()
+        mapped = [
+            Nodes(nodes.user @ weight, nodes.item)
+            for nodes, weight in zip(state.relevance, self.relevance_maps, strict=True)
+        ]
+        joined = {
+            kinds: _joined(state.preference, [mapped[k] for k in kinds], self.config)
+            for kinds in {self._kinds(number) for number in range(len(self._relations))}
+        }
+        return {
+            relation.name: Factors(*joined[self._kinds(number)])
+            for number, relation in enumerate(self._relations)
+        }
 
-    def _user_item(self) -> Nodes:
-        """The p and q, all layers side by side: (U, (L + 1) d), (I, (L + 1) d)."""
+    def _kinds(self, number: int) -> tuple[int, ...]:
+        """The behaviors whose item-item scores are in the score of behavior `number`."""
+        if self.config.relevance == "own" and self.config.relevance_weight:
+            return (number,)
+        return tuple(range(len(self.relevance_maps)))
+
+    def _listed(
+        self, state: MbgcnState, number: int, kind: int, triples: Triples
+    ) -> tuple[Tensor, Tensor]:
+        """M_kᵀ mean_j s_{k,j} of the users of triples, and where every triple finds its own.
+
+        Args:
+            state: What `propagate` returned.
+            number: The behavior that the triples are of.
+            kind: k.
+            triples: With items that the user has; from the mean over items of behavior `number`
+                each leaves its own out, if that is set.
+        """
+        user, item = state.relevance[kind]
+        if kind == number and self.config.leave_one_out:
+            count = self._relations[kind].root.user.index_select(0, triples.user_idx).square()
+            (mean,), (own,) = gather(user, [triples.user_idx]), gather(item, [triples.positive])
+            others = (count * mean - own) / (count - 1).clamp(min=1)
+            rows = torch.where(count > 1, others, 0.0)
+            place = torch.arange(len(rows), device=rows.device)
+        else:  # a user's mean is that of all its triples
+            nodes, place = distinct(triples.user_idx, len(user))
+            (rows,) = gather(user, [nodes])
+        return rows @ self.relevance_maps[kind], place
+
+    def _user_item(self, means: list[Tensor]) -> Nodes:
+        """The p and q, all layers side by side: (U, (L + 1) d), (I, (L + 1) d).
+
+        Args:
+            means: mean_{i ∈ N_k(u)} q_i⁰, (U, d), per behavior.
+        """
         shares = self._shares()
         user: Tensor = self.user_emb
         item: Tensor = self.item_emb
         users, items = [user], [item]
-        for weight in self.maps:
-            means = [_mean_of_items(relation, item) for relation in self._relations]
+        for layer, weight in enumerate(self.maps):
+            if layer:
+                means = [_mean_of_items(relation, item) for relation in self._relations]
             mixed = torch.stack(
                 [share * mean for share, mean in zip(shares, means, strict=True)]
             ).sum(0)
@@ -171,42 +224,29 @@ class Mbgcn(TrainedMethod):
         total = weighted.sum(1, keepdim=True)
         return list(torch.split(weighted / torch.where(total > 0, total, 1.0), 1, dim=1))
 
-    def _item_item(self, number: int) -> Nodes:
-        """M_kᵀ mean_j s_{k,j} of the users and s_{k,i} of the items, (U or I, (L + 1) d)."""
+    def _item_item(self, number: int, mean: Tensor) -> Nodes:
+        """mean_j s_{k,j} of the users and s_{k,i} of the items, (U or I, (L + 1) d).
+
+        Args:
+            number: The behavior's.
+            mean: mean_j s_{k,j}⁰. (U, d)
+        """
         relation, layers = self._relations[number], self.config.layers
-        item: Tensor = self.item_emb
-        users, items = [_mean_of_items(relation, item)], [item]
+        users, items = [mean], [self.item_emb]
         for weight in self.item_maps[number * layers : (number + 1) * layers]:
             item = _mean_of_users(relation, users[-1]) @ weight.T
             users.append(_mean_of_items(relation, item))
             items.append(item)
-        return Nodes(torch.cat(users, 1) @ self.relevance_maps[number], torch.cat(items, 1))
+        return Nodes(torch.cat(users, 1), torch.cat(items, 1))
 
-    def _without(self, number: int, user_idx: Tensor, user: Tensor, item: Tensor) -> Tensor:
-        """The users' columns with the mean over their items but one.
 
-        Args:
-            number: The behavior's.
-            user_idx: (B,).
-            user: Their columns. (B, C)
-            item: The columns of the item to leave out, one that the user has. (B, C)
-        """
-        wide = self.relevance_maps[number].shape[0]
-        start = wide * (1 + (number if self.config.relevance == "all" else 0))
-        before, mean, after = torch.split(user, [start, wide, user.shape[1] - start - wide], 1)
-        count = self._relations[number].root.user.index_select(0, user_idx).square()  # n_k(u)
-        share = self.config.relevance_weight / (user.shape[1] // wide - 1)
-        own = share * item[:, start : start + wide] @ self.relevance_maps[number]
-        others = torch.where(count > 1, (count * mean - own) / (count - 1).clamp(min=1), 0.0)
-        return torch.cat([before, others, after], 1)
-
-    def _joined(self, preference: Nodes, relevance: list[Nodes]) -> Nodes:
-        """The columns of ŷ₁ + λ mean_k ŷ₂ₖ."""
-        share = self.config.relevance_weight / len(relevance)
-        return Nodes(
-            torch.cat([preference.user, *(share * part.user for part in relevance)], 1),
-            torch.cat([preference.item, *(part.item for part in relevance)], 1),
-        )
+def _joined(preference: Nodes, relevance: list[Nodes], config: MbgcnConfig) -> Nodes:
+    """The columns of ŷ₁ + λ mean_k ŷ₂ₖ."""
+    share = config.relevance_weight / max(1, len(relevance))
+    return Nodes(
+        torch.cat([preference.user, *(share * part.user for part in relevance)], 1),
+        torch.cat([preference.item, *(part.item for part in relevance)], 1),
+    )
 
 
 def _mean_of_items(relation: Relation, item: Tensor) -> Tensor:
