@@ -91,10 +91,10 @@ class MbgcnConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class MbgcnState:
-    """All nodes after propagation, all layers side by side: (U or I, (L + 1) d)."""
+    """All nodes after propagation, layer by layer: (U or I, d) each."""
 
-    preference: Nodes  # p and q
-    relevance: list[Nodes]  # per behavior mean_j s_{k,j} and s_{k,i}
+    preference: list[Nodes]  # p and q
+    relevance: list[list[Nodes]]  # per behavior mean_j s_{k,j} and s_{k,i}
 
 
 class Mbgcn(TrainedMethod):
@@ -134,17 +134,14 @@ class Mbgcn(TrainedMethod):
 
     def losses(self, state: MbgcnState, batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
+        parts = {n: batch[r.name] for n, r in enumerate(self._relations) if r.name in batch}
         terms = {}
-        for number, relation in enumerate(self._relations):
-            if relation.name not in batch:
-                continue
-            triples, items = batch[relation.name], batch[relation.name].items
-            scores = looked_up_scores(*state.preference, triples.user_idx, items)  # (B, 1+N)
-            for kind in self._kinds(number):
-                user, rows = self._listed(state, number, kind, triples)
-                part = looked_up_scores(user, state.relevance[kind].item, rows, items)
-                scores = scores + self.config.relevance_weight / len(self._kinds(number)) * part
-            terms[f"bpr/{relation.name}"] = bpr(scores[:, 0], scores[:, 1:])
+        for kinds in dict.fromkeys(map(self._kinds, parts)):
+            alike = {n: triples for n, triples in parts.items() if self._kinds(n) == kinds}
+            sizes = [len(triples.user_idx) for triples in alike.values()]
+            scores = self._scores(state, alike, kinds).split(sizes)
+            for number, found in zip(alike, scores, strict=True):  # (B, 1+N)
+                terms[f"bpr/{self._relations[number].name}"] = bpr(found[:, 0], found[:, 1:])
         if self.config.l2:
             terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
@@ -153,12 +150,15 @@ class Mbgcn(TrainedMethod):
     def scorers(self) -> dict[str, Factors]:
         """Behavior → the columns whose inner product is its score."""
         state = self.propagate()
+        preference = _side_by_side(state.preference)
         mapped = [
             Nodes(nodes.user @ weight, nodes.item)
-            for nodes, weight in zip(state.relevance, self.relevance_maps, strict=True)
+            for nodes, weight in zip(
+                map(_side_by_side, state.relevance), self.relevance_maps, strict=True
+            )
         ]
         joined = {
-            kinds: _joined(state.preference, [mapped[k] for k in kinds], self.config)
+            kinds: _joined(preference, [mapped[k] for k in kinds], self.config)
             for kinds in {self._kinds(number) for number in range(len(self._relations))}
         }
         return {
@@ -172,32 +172,54 @@ class Mbgcn(TrainedMethod):
             return (number,)
         return tuple(range(len(self.relevance_maps)))
 
+    def _scores(
+        self, state: MbgcnState, batch: dict[int, Triples], kinds: tuple[int, ...]
+    ) -> Tensor:
+        """The scores of all triples of some behaviors, (B, 1 + N), by kinds of item-item scores."""
+        users = torch.cat([triples.user_idx for triples in batch.values()])
+        items = torch.cat([triples.items for triples in batch.values()])
+        user, item = state.preference[0]
+        (head,) = gather(user, [users])  # all that is to be multiplied with q⁰
+        parts = [looked_up_scores(*nodes, users, items) for nodes in state.preference[1:]]
+        for kind in kinds:
+            listed, rows = self._listed(kind, state.relevance[kind], batch, users)
+            first, *higher = (listed / len(kinds)).split(self.config.size, dim=1)
+            head = head + gather(first, [rows])[0]
+            for of_user, nodes in zip(higher, state.relevance[kind][1:], strict=True):
+                parts.append(looked_up_scores(of_user, nodes.item, rows, items))
+        every = torch.arange(len(users), device=users.device)
+        return torch.stack([looked_up_scores(head, item, every, items), *parts]).sum(0)
+
     def _listed(
-        self, state: MbgcnState, number: int, kind: int, triples: Triples
+        self, kind: int, layers: list[Nodes], batch: dict[int, Triples], users: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """M_kᵀ mean_j s_{k,j} of the users of triples, and where every triple finds its own.
+        """λ M_kᵀ mean_j s_{k,j} for the users of triples, (n, (L + 1) d), and their rows of it, (B,).
+
+        Triples of behavior k leave their own item out, if that is set.
 
         Args:
-            state: What `propagate` returned.
-            number: The behavior that the triples are of.
             kind: k.
-            triples: With items that the user has; from the mean over items of behavior `number`
-                each leaves its own out, if that is set.
+            layers: mean_j s_{k,j} and s_{k,i}.
+            batch: Behavior → its triples.
+            users: Theirs, one behavior after the other. (B,)
         """
-        user, item = state.relevance[kind]
-        if kind == number and self.config.leave_one_out:
-            count = self._relations[kind].root.user.index_select(0, triples.user_idx).square()
-            (mean,), (own,) = gather(user, [triples.user_idx]), gather(item, [triples.positive])
-            others = (count * mean - own) / (count - 1).clamp(min=1)
-            rows = torch.where(count > 1, others, 0.0)
-            place = torch.arange(len(rows), device=rows.device)
-        else:  # a user's mean is that of all its triples
-            nodes, place = distinct(triples.user_idx, len(user))
-            (rows,) = gather(user, [nodes])
-        return rows @ self.relevance_maps[kind], place
+        before = sum(len(triples.user_idx) for number, triples in batch.items() if number < kind)
+        leaving = batch[kind].positive if self.config.leave_one_out and kind in batch else users[:0]
+        after = before + len(leaving)
+        # Without its own item, a mean is that of one triple; else that of all of the user's.
+        nodes, place = distinct(torch.cat([users[:before], users[after:]]), len(self.user_emb))
+        found = [gather(layer.user, [nodes, users[before:after]]) for layer in layers]
+        shared, mean = (torch.cat(rows, 1) for rows in zip(*found, strict=True))
+        own = torch.cat([gather(layer.item, [leaving])[0] for layer in layers], 1)
+        count = self._relations[kind].root.user[users[before:after]].square()
+        others = torch.where(count > 1, (count * mean - own) / (count - 1).clamp(min=1), 0.0)
+        alone = torch.arange(len(nodes), len(nodes) + len(leaving), device=users.device)
+        weight = self.config.relevance_weight * self.relevance_maps[kind]
+        rows = torch.cat([place[:before], alone, place[before:]])
+        return torch.cat([shared, others]) @ weight, rows
 
-    def _user_item(self, means: list[Tensor]) -> Nodes:
-        """The p and q, all layers side by side: (U, (L + 1) d), (I, (L + 1) d).
+    def _user_item(self, means: list[Tensor]) -> list[Nodes]:
+        """The p and q, layer by layer.
 
         Args:
             means: mean_{i ∈ N_k(u)} q_i⁰, (U, d), per behavior.
@@ -205,7 +227,7 @@ class Mbgcn(TrainedMethod):
         shares = self._shares()
         user: Tensor = self.user_emb
         item: Tensor = self.item_emb
-        users, items = [user], [item]
+        found = [Nodes(user, item)]
         for layer, weight in enumerate(self.maps):
             if layer:
                 means = [_mean_of_items(relation, item) for relation in self._relations]
@@ -213,9 +235,8 @@ class Mbgcn(TrainedMethod):
                 [share * mean for share, mean in zip(shares, means, strict=True)]
             ).sum(0)
             user, item = mixed @ weight.T, _mean_of_users(self._merged, user) @ weight.T
-            users.append(user)
-            items.append(item)
-        return Nodes(torch.cat(users, 1), torch.cat(items, 1))
+            found.append(Nodes(user, item))
+        return found
 
     def _shares(self) -> list[Tensor]:
         """α_k(u) per behavior, (U, 1) each; 0 for users without any item."""
@@ -224,20 +245,24 @@ class Mbgcn(TrainedMethod):
         total = weighted.sum(1, keepdim=True)
         return list(torch.split(weighted / torch.where(total > 0, total, 1.0), 1, dim=1))
 
-    def _item_item(self, number: int, mean: Tensor) -> Nodes:
-        """mean_j s_{k,j} of the users and s_{k,i} of the items, (U or I, (L + 1) d).
+    def _item_item(self, number: int, mean: Tensor) -> list[Nodes]:
+        """mean_j s_{k,j} of the users and s_{k,i} of the items, layer by layer.
 
         Args:
             number: The behavior's.
             mean: mean_j s_{k,j}⁰. (U, d)
         """
         relation, layers = self._relations[number], self.config.layers
-        users, items = [mean], [self.item_emb]
+        found = [Nodes(mean, self.item_emb)]
         for weight in self.item_maps[number * layers : (number + 1) * layers]:
-            item = _mean_of_users(relation, users[-1]) @ weight.T
-            users.append(_mean_of_items(relation, item))
-            items.append(item)
-        return Nodes(torch.cat(users, 1), torch.cat(items, 1))
+            item = _mean_of_users(relation, found[-1].user) @ weight.T
+            found.append(Nodes(_mean_of_items(relation, item), item))
+        return found
+
+
+def _side_by_side(layers: list[Nodes]) -> Nodes:
+    """(U or I, (L + 1) d)."""
+    return Nodes(*(torch.cat(side, 1) for side in zip(*layers, strict=True)))
 
 
 def _joined(preference: Nodes, relevance: list[Nodes], config: MbgcnConfig) -> Nodes:
