@@ -193,7 +193,7 @@ class Mbgcn(TrainedMethod):
     def _listed(
         self, kind: int, layers: list[Nodes], batch: dict[int, Triples], users: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """λ M_kᵀ mean_j s_{k,j} for the users of triples, (n, (L + 1) d), and their rows of it, (B,).
+        """λ M_kᵀ mean_j s_{k,j} for the users of triples, (n, (L + 1) d), and whose is which, (B,).
 
         Triples of behavior k leave their own item out, if that is set.
 
