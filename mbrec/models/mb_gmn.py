@@ -29,10 +29,12 @@ ranking is exact and scores are `Factors`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mbrec.errors import UsageError
@@ -48,6 +50,7 @@ from mbrec.models.base import (
     gather,
 )
 from mbrec.models.behavior_attention import BehaviorAttention
+from mbrec.models.gmn_blocks import SLOPE, leaky_backward
 from mbrec.models.meta_networks import MetaPredictor, MetaTransform
 from mbrec.models.terms import distinct, looked_up_scores
 from mbrec.propagation import Nodes, Relation, light_gcn
@@ -110,7 +113,7 @@ class MbGmn(TrainedMethod):
         near = [light_gcn(relation, base, 1, "last") for relation in self._relations]  # n_k
         specialized = self.meta(self.behavior_emb, base, near)
         behaviors = [
-            self._alone(relation, nodes)
+            residual_gcn(relation, nodes, self.config.layers)
             for relation, nodes in zip(self._relations, specialized[1:], strict=True)
         ]
         return [self._together(specialized[0]), *behaviors]
@@ -152,15 +155,6 @@ class MbGmn(TrainedMethod):
             )
         return found
 
-    def _alone(self, relation: Relation, nodes: Nodes) -> Nodes:
-        """e_k: the residual graph network of one behavior."""
-        total = nodes
-        for _ in range(self.config.layers):
-            message = light_gcn(relation, nodes, 1, "last")
-            nodes = Nodes(*(F.leaky_relu(m) + e for m, e in zip(message, nodes, strict=True)))
-            total = Nodes(*(t + e for t, e in zip(total, nodes, strict=True)))
-        return total
-
     def _together(self, nodes: Nodes) -> Nodes:
         """e_0: the graph network over all behaviors."""
         total = nodes
@@ -174,6 +168,49 @@ class MbGmn(TrainedMethod):
             )
             total = Nodes(*(t + e for t, e in zip(total, nodes, strict=True)))
         return total
+
+
+def residual_gcn(relation: Relation, nodes: Nodes, layers: int) -> Nodes:
+    """Σ_l e^(l) with e^(l+1) = φ(A e^(l)) + e^(l): the graph network of one behavior.
+
+    Args:
+        relation: The behavior's.
+        nodes: e^(0).
+        layers: L.
+    """
+    result = _ResidualGcn.apply(relation, layers, *nodes)  # type: ignore[no-untyped-call]
+    return Nodes(*result)
+
+
+class _ResidualGcn(torch.autograd.Function):
+    """Keeps the messages alone, whose signs the gradient needs, and adds up in place."""
+
+    @staticmethod
+    def forward(ctx: Any, relation: Relation, layers: int, *nodes: Tensor) -> tuple[Tensor, ...]:
+        ctx.relation, messages = relation, []
+        total = [e.clone() for e in nodes]
+        for _ in range(layers):
+            heard = [F.leaky_relu_(m, SLOPE) for m in light_gcn(relation, Nodes(*nodes), 1, "last")]
+            nodes = tuple(m + e for m, e in zip(heard, nodes, strict=True))
+            for t, e in zip(total, nodes, strict=True):
+                t += e
+            messages += heard
+        ctx.save_for_backward(*messages)
+        return tuple(total)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        later = gradients  # of e^(l), by way of all layers from l on
+        messages = ctx.saved_tensors
+        for first in range(len(messages) - 2, -1, -2):
+            stepped = [leaky_backward(*pair) for pair in zip(later, messages[first:], strict=False)]
+            through = light_gcn(ctx.relation, Nodes(*stepped), 1, "last")
+            for e, *others in zip(through, later, gradients, strict=True):
+                for other in others:
+                    e += other
+            later = through
+        return None, None, *later
 
 
 def distinct_rows(
