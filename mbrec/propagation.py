@@ -153,8 +153,8 @@ class TorchEngine:
 
     def over(self, relations: Mapping[str, Pairs]) -> TorchEngine:
         """An engine of the same kind and nodes for other distinct pairs, by relation."""
-        matrix = self._forward[GLOBAL]
-        return TorchEngine(relations, *matrix.shape, matrix.device)
+        users, items = self._forward[GLOBAL].shape
+        return TorchEngine(relations, users, items, self._forward[GLOBAL].device)
 
     def _known(self, relation: str) -> tuple[Tensor, Tensor]:
         if relation not in self._forward:

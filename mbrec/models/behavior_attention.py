@@ -46,16 +46,15 @@ class _Attention(torch.autograd.Function):
         nodes, size = messages[0].shape
         summed = torch.empty_like(messages[0])
         queries = summed.new_empty(nodes, len(messages), size)
-        shares = summed.new_empty(nodes, heads, len(messages), len(messages))
+        shares = summed.new_empty(len(messages), len(messages), heads, nodes)  # query, key
         for rows in blocks(summed):
             values, query = _values(messages, rows), queries[rows]
             torch.matmul(values, weight.T, out=query)
-            for head, part in enumerate(query.split(size // heads, dim=2)):
+            for head, part in enumerate(torch.split(query, size // heads, dim=2)):
                 scores = torch.bmm(part, part.transpose(1, 2)) / (size // heads) ** 0.5
-                shares[rows, head] = torch.softmax(scores, dim=2)
-            torch.sum(
-                _by_head(values, heads) * _total(shares[rows]), 1, out=_by_head(summed[rows], heads)
-            )
+                shares[:, :, head, rows] = scores.permute(1, 2, 0)
+            share = shares[..., rows] = torch.softmax(shares[..., rows], dim=1)
+            torch.sum(_by_head(values, heads) * _total(share), 1, out=_by_head(summed[rows], heads))
         ctx.save_for_backward(weight, queries, shares, *messages)
         return summed
 
@@ -63,21 +62,22 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, queries, shares, *messages = ctx.saved_tensors
-        size, heads = len(weight), shares.shape[1]
+        size, heads = len(weight), shares.shape[2]
         of_weight, of_messages = zeros(weight), [torch.empty_like(m) for m in messages]
         for rows in blocks(gradient):
-            values, share, query = _values(messages, rows), shares[rows], queries[rows]
+            values, share, query = _values(messages, rows), shares[..., rows], queries[rows]
             each = _by_head(gradient[rows], heads).unsqueeze(1)  # (n, 1, heads, d / heads)
             of_total = (_by_head(values, heads) * each).sum(3)  # (n, K, heads)
             of_values = (each * _total(share)).flatten(2)
-            of_share = of_total.transpose(1, 2).unsqueeze(2)  # (n, heads, 1, K)
-            inner = (share * of_share).sum(3, keepdim=True)
+            of_share = of_total.permute(1, 2, 0).contiguous()  # (K, heads, n)
+            inner = (share * of_share).sum(1, keepdim=True)
             of_scores = share * (of_share - inner) / (size // heads) ** 0.5
-            of_scores = of_scores + of_scores.transpose(2, 3)  # a query stands on both sides
+            of_scores = of_scores + of_scores.transpose(0, 1)  # a query stands on both sides
+            of_scores = of_scores.permute(3, 2, 0, 1).contiguous()  # (n, heads, K, K)
             of_query = torch.cat(
                 [
                     torch.bmm(of_scores[:, head], part)
-                    for head, part in enumerate(query.split(size // heads, dim=2))
+                    for head, part in enumerate(torch.split(query, size // heads, dim=2))
                 ],
                 dim=2,
             )
@@ -96,9 +96,9 @@ def _values(messages: Sequence[Tensor], rows: slice) -> Tensor:
 
 def _by_head(nodes: Tensor, heads: int) -> Tensor:
     """(…, d) as (…, heads, d / heads)."""
-    return nodes.unflatten(-1, (heads, -1))
+    return nodes.view(*nodes.shape[:-1], heads, nodes.shape[-1] // heads)
 
 
-def _total(shares: Tensor) -> Tensor:
-    """The 1 + a_k of (n, heads, K, K) shares, (n, K, heads, 1)."""
-    return (1 + shares.sum(2)).transpose(1, 2).unsqueeze(3)
+def _total(share: Tensor) -> Tensor:
+    """The 1 + a_k, (n, K, heads, 1), of shares (K, K, heads, n): so the CPU is not slow with K."""
+    return (1 + share.sum(0)).permute(2, 0, 1).unsqueeze(3)

@@ -139,7 +139,7 @@ class Mbgcn(TrainedMethod):
         for kinds in dict.fromkeys(map(self._kinds, parts)):
             alike = {n: triples for n, triples in parts.items() if self._kinds(n) == kinds}
             sizes = [len(triples.user_idx) for triples in alike.values()]
-            scores = self._scores(state, alike, kinds).split(sizes)
+            scores = torch.split(self._scores(state, alike, kinds), sizes)
             for number, found in zip(alike, scores, strict=True):  # (B, 1+N)
                 terms[f"bpr/{self._relations[number].name}"] = bpr(found[:, 0], found[:, 1:])
         if self.config.l2:
@@ -183,7 +183,7 @@ class Mbgcn(TrainedMethod):
         parts = [looked_up_scores(*nodes, users, items) for nodes in state.preference[1:]]
         for kind in kinds:
             listed, rows = self._listed(kind, state.relevance[kind], batch, users)
-            first, *higher = (listed / len(kinds)).split(self.config.size, dim=1)
+            first, *higher = torch.split(listed / len(kinds), self.config.size, dim=1)
             head = head + gather(first, [rows])[0]
             for of_user, nodes in zip(higher, state.relevance[kind][1:], strict=True):
                 parts.append(looked_up_scores(of_user, nodes.item, rows, items))

@@ -58,20 +58,20 @@ class MetaTransform(nn.Module):
         self, side: int, behaviors: Tensor, own: Tensor, near: Sequence[Tensor]
     ) -> list[Tensor]:
         half, rank = self._shape
-        of_behavior, of_own, of_near = self.hidden.weight.split(half, dim=1)
+        of_behavior, of_own, of_near = torch.split(self.hidden.weight, half, dim=1)
         heard = [nodes @ of_near.T for nodes in near]
         common = F.linear(own, of_own, self.hidden.bias)
         parts = torch.stack([torch.stack(heard).sum(0), *heard], dim=1)  # (N, 1 + K, h)
         meta = F.leaky_relu(parts + common.unsqueeze(1) + behaviors @ of_behavior.T, SLOPE)
-        first, second = self.factors[2 * side], self.factors[2 * side + 1]
+        first, second = (dict(self.factors[2 * side + n].named_parameters()) for n in range(2))
         made = _Transform.apply(  # type: ignore[no-untyped-call]
             own,
             meta,
             # (h r, c) → (h, r c): own rows times it are, per node, what takes m to low.
-            first.weight.view(half, rank * half),
-            first.bias.view(half, rank),
-            second.weight.view(rank, half, half).transpose(1, 2).reshape(-1, half),
-            second.bias.view(rank, half),
+            first["weight"].view(half, rank * half),
+            first["bias"].view(half, rank),
+            second["weight"].view(rank, half, half).transpose(1, 2).reshape(-1, half),
+            second["bias"].view(rank, half),
         )
         return [torch.cat([rows, own], dim=1) for rows in made.unbind(1)]
 
@@ -92,7 +92,7 @@ class _Transform(torch.autograd.Function):
         made = torch.empty_like(meta)
         low = meta.new_empty(*meta.shape[:2], len(bias))
         for rows in blocks(own):
-            to_low = (own[rows] @ first).unflatten(1, (-1, own.shape[1]))  # (n, r, h)
+            to_low = (own[rows] @ first).view(-1, len(bias), own.shape[1])  # (n, r, h)
             start = (own[rows] @ first_bias).unsqueeze(1)
             torch.add(torch.bmm(meta[rows], to_low.transpose(1, 2)), start, out=low[rows])
             outer = _outer(low[rows], meta[rows]).view(-1, len(weight))
@@ -117,7 +117,7 @@ class _Transform(torch.autograd.Function):
             torch.mul(of_outer, low[rows].unsqueeze(3), out=outer)
             of_low = of_outer.mul_(m.unsqueeze(2)).sum(3)  # (n, M, r)
             of_low += (flat @ bias.T).view_as(of_low)
-            to_low = (e @ first).unflatten(1, (-1, e.shape[1]))
+            to_low = (e @ first).view(-1, len(bias), e.shape[1])
             torch.baddbmm(outer.sum(2), of_low, to_low, out=of_meta[rows])
             of_to_low = torch.bmm(of_low.transpose(1, 2), m).flatten(1)
             of_start = of_low.sum(1)  # (n, r)
@@ -154,10 +154,10 @@ class MetaPredictor(nn.Module):
         self, sources: Sequence[Tensor], own: Tensor, *names: str
     ) -> list[tuple[Tensor, Tensor]]:
         size = own.shape[1]
-        of_pair, of_own = self.hidden.weight.split([2 * size, size], dim=1)
+        of_pair, of_own = torch.split(self.hidden.weight, [2 * size, size], dim=1)
         common = F.linear(own, of_own, self.hidden.bias)
-        weight = torch.cat([self.weights[name].weight for name in names])
-        bias = torch.cat([self.weights[name].bias for name in names])
+        weight = torch.cat([self.weights[name].get_parameter("weight") for name in names])
+        bias = torch.cat([self.weights[name].get_parameter("bias") for name in names])
         return [
             _Weigh.apply(source, own, common, of_pair, weight, bias)  # type: ignore[no-untyped-call]
             for source in sources
@@ -184,7 +184,7 @@ class _Weigh(torch.autograd.Function):
             torch.addmm(common[rows], pair, hidden.T, out=meta[rows])
             F.leaky_relu_(meta[rows], SLOPE)
             torch.addmm(bias, meta[rows], weight.T, out=made[rows])
-            part = made[rows].unflatten(1, (-1, size)) * source[rows].unsqueeze(1)
+            part = made[rows].view(len(source[rows]), -1, size) * source[rows].unsqueeze(1)
             torch.add(source[rows], part[:, 0], out=scored[rows])
             torch.sum(part[:, 1:], 2, out=dots[rows])
         ctx.save_for_backward(source, own, meta, made, hidden, weight)
@@ -206,7 +206,7 @@ class _Weigh(torch.autograd.Function):
             of_bias += of_made.sum(0)
             step = of_common[rows] = leaky_backward(of_made @ weight, meta[rows])
             of_hidden.addmm_(step.T, _pair(s, own[rows]))
-            of_product, directly = (step @ hidden).split(size, dim=1)
+            of_product, directly = torch.split(step @ hidden, size, dim=1)
             torch.mul(of_product, s, out=of_own[rows])
             torch.add(total, directly, out=of_source[rows]).addcmul_(of_product, own[rows])
         return of_source, of_own, of_common, of_hidden, of_weight, of_bias
