@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mbrec.backend import add_sums, dgl
-from mbrec.columns import GLOBAL
+from mbrec.columns import GLOBAL, ITEM, USER
 from mbrec.csr import csr, product
 from mbrec.errors import DataError
-from mbrec.graph import Pairs, edge_type, merge, reverse_edge_type
+from mbrec.graph import Pairs, build_graph, edge_type, merge, reverse_edge_type
 from mbrec.workspace import Workspace
 
 Combination = Literal["mean", "sum", "last"]
@@ -45,6 +45,9 @@ class Engine(Protocol):
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
+
+    def over(self, relations: Mapping[str, Pairs]) -> Engine:
+        """An engine of the same kind and nodes for other distinct pairs, by relation."""
 
 
 class DglEngine:
@@ -83,6 +86,11 @@ class DglEngine:
         user = self._graph.in_degrees(etype=reverse_edge_type(relation))
         item = self._graph.in_degrees(etype=edge_type(relation))
         return user.float(), item.float()
+
+    def over(self, relations: Mapping[str, Pairs]) -> DglEngine:
+        """An engine of the same kind and nodes for other distinct pairs, by relation."""
+        counts = (self._graph.num_nodes(kind) for kind in (USER, ITEM))
+        return DglEngine(build_graph(relations, *counts), self._graph.device)
 
     def _pull(self, etype: tuple[str, str, str], source: Tensor) -> Tensor:
         graph = self._graph
@@ -142,6 +150,11 @@ class TorchEngine:
         """|N_u| (U,) and |N_i| (I,), float32."""
         matrix, transposed = self._known(relation)
         return matrix.crow_indices().diff().float(), transposed.crow_indices().diff().float()
+
+    def over(self, relations: Mapping[str, Pairs]) -> TorchEngine:
+        """An engine of the same kind and nodes for other distinct pairs, by relation."""
+        users, items = self._forward[GLOBAL].shape
+        return TorchEngine(relations, users, items, self._forward[GLOBAL].device)
 
     def _known(self, relation: str) -> tuple[Tensor, Tensor]:
         if relation not in self._forward:

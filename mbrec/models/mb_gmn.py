@@ -29,10 +29,12 @@ ranking is exact and scores are `Factors`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mbrec.errors import UsageError
@@ -46,8 +48,11 @@ from mbrec.models.base import (
     base_l2,
     embedding_table,
     gather,
-    pair_scores,
 )
+from mbrec.models.behavior_attention import BehaviorAttention
+from mbrec.models.gmn_blocks import SLOPE, leaky_backward
+from mbrec.models.meta_networks import MetaPredictor, MetaTransform
+from mbrec.models.terms import distinct, looked_up_scores
 from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
@@ -106,30 +111,32 @@ class MbGmn(TrainedMethod):
         """e_0 of the union, then e_1 … e_K: what the sources give to the predictor."""
         base = Nodes(self.user_emb, self.item_emb)
         near = [light_gcn(relation, base, 1, "last") for relation in self._relations]  # n_k
-        union = Nodes(*(torch.stack(side).sum(0) for side in zip(*near, strict=True)))
-        specialized = [
-            self.meta(behavior, base, neighbors)
-            for behavior, neighbors in zip(self.behavior_emb, [union, *near], strict=True)
-        ]
+        specialized = self.meta(self.behavior_emb, base, near)
         behaviors = [
-            self._alone(relation, nodes)
+            residual_gcn(relation, nodes, self.config.layers)
             for relation, nodes in zip(self._relations, specialized[1:], strict=True)
         ]
         return [self._together(specialized[0]), *behaviors]
 
     def losses(self, state: list[Nodes], batch: Batch) -> dict[str, Tensor]:
         """The pairwise loss of every behavior, summed over sources, and L2."""
+        users = distinct_rows([s.user for s in state], [t.user_idx for t in batch.values()])
+        items = distinct_rows([s.item for s in state], [t.items for t in batch.values()])
         terms = {}
-        for behavior, triples in batch.items():
-            own = state[1 + self.behaviors.index(behavior)]
-            total = own.user.new_zeros(())
-            for source in state:
-                users = gather_pair(source.user, own.user, triples.user_idx)
-                items = gather_pair(source.item, own.item, triples.items)
-                user, (item, bias) = self.predictor.user(*users), self.predictor.item(*items)
-                scores = pair_scores(user, item) + bias  # (B, 1+N)
-                total = total + F.relu(1 - scores[:, :1] + scores[:, 1:]).mean()
-            terms[f"pairwise/{behavior}"] = total
+        for behavior, (user, user_place), (item, item_place) in zip(
+            batch, users, items, strict=True
+        ):
+            own = 1 + self.behaviors.index(behavior)
+            parts = []
+            for factor, (other, bias) in zip(
+                self.predictor.users(user, user[own]),
+                self.predictor.items(item, item[own]),
+                strict=True,
+            ):
+                scores = looked_up_scores(factor, other, user_place, item_place)  # (B, 1+N)
+                scores = scores + gather(bias, [item_place])[0].squeeze(2)
+                parts.append(F.relu(1 - scores[:, :1] + scores[:, 1:]).mean())
+            terms[f"pairwise/{behavior}"] = torch.stack(parts).sum()
         if self.config.l2:
             terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
@@ -140,22 +147,13 @@ class MbGmn(TrainedMethod):
         union, *own = self.propagate()
         found = {}
         for behavior, nodes in zip(self.behaviors, own, strict=True):
-            user = self.predictor.user(union.user, nodes.user)
-            item, bias = self.predictor.item(union.item, nodes.item)
+            (user,) = self.predictor.users([union.user], nodes.user)
+            ((item, bias),) = self.predictor.items([union.item], nodes.item)
             found[behavior] = Factors(
                 torch.cat([user, torch.ones_like(user[:, :1])], dim=1),
-                torch.cat([item, bias.unsqueeze(1)], dim=1),
+                torch.cat([item, bias], dim=1),
             )
         return found
-
-    def _alone(self, relation: Relation, nodes: Nodes) -> Nodes:
-        """e_k: the residual graph network of one behavior."""
-        total = nodes
-        for _ in range(self.config.layers):
-            message = light_gcn(relation, nodes, 1, "last")
-            nodes = Nodes(*(F.leaky_relu(m) + e for m, e in zip(message, nodes, strict=True)))
-            total = Nodes(*(t + e for t, e in zip(total, nodes, strict=True)))
-        return total
 
     def _together(self, nodes: Nodes) -> Nodes:
         """e_0: the graph network over all behaviors."""
@@ -164,7 +162,7 @@ class MbGmn(TrainedMethod):
             messages = [light_gcn(relation, nodes, 1, "last") for relation in self._relations]
             nodes = Nodes(
                 *(
-                    self.attention[2 * layer + side]([F.leaky_relu(m[side]) for m in messages])
+                    self.attention[2 * layer + side]([message[side] for message in messages])
                     for side in range(2)
                 )
             )
@@ -172,112 +170,67 @@ class MbGmn(TrainedMethod):
         return total
 
 
-class MetaTransform(nn.Module):
-    """The meta network that makes a low-rank transform per node.
+def residual_gcn(relation: Relation, nodes: Nodes, layers: int) -> Nodes:
+    """Σ_l e^(l) with e^(l+1) = φ(A e^(l)) + e^(l): the graph network of one behavior.
 
     Args:
-        half: h, the size of the embeddings.
-        rank: r.
-        generator: For the initial weights.
-
-    Cost: O(N h² r) time and O(N h r) memory for N nodes.
+        relation: The behavior's.
+        nodes: e^(0).
+        layers: L.
     """
-
-    def __init__(self, half: int, rank: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self._shape = half, rank
-        self.hidden = linear(3 * half, half, generator)  # M, of users and items alike
-        self.factors = nn.ModuleList(  # F₁ and F₂ of users, F₁ and F₂ of items
-            linear(half, half * rank, generator) for _ in range(4)
-        )
-
-    def forward(self, behavior: Tensor, base: Nodes, neighbors: Nodes) -> Nodes:
-        """ẽ of all nodes, (U, 2h) and (I, 2h).
-
-        Args:
-            behavior: s_k. (h,)
-            base: e. (U, h) and (I, h)
-            neighbors: n_k, likewise.
-        """
-        half, rank = self._shape
-        sides = []
-        for side, (own, near) in enumerate(zip(base, neighbors, strict=True)):
-            meta = F.leaky_relu(self.hidden(torch.cat([behavior.expand_as(own), own, near], 1)))
-            first, second = self.factors[2 * side : 2 * side + 2]
-            low = torch.bmm(own.unsqueeze(1), first(meta).view(-1, half, rank))  # (N, 1, r)
-            made = torch.bmm(low, second(meta).view(-1, rank, half)).squeeze(1)  # (N, h)
-            sides.append(torch.cat([made, own], dim=1))
-        return Nodes(*sides)
+    result = _ResidualGcn.apply(relation, layers, *nodes)  # type: ignore[no-untyped-call]
+    return Nodes(*result)
 
 
-class BehaviorAttention(nn.Module):
-    """Lets the messages of a node's behaviors attend to each other, and sums them.
+class _ResidualGcn(torch.autograd.Function):
+    """Keeps the messages alone, whose signs the gradient needs, and adds up in place."""
+
+    @staticmethod
+    def forward(ctx: Any, relation: Relation, layers: int, *nodes: Tensor) -> tuple[Tensor, ...]:
+        ctx.relation, messages = relation, []
+        total = [e.clone() for e in nodes]
+        for _ in range(layers):
+            heard = [F.leaky_relu_(m, SLOPE) for m in light_gcn(relation, Nodes(*nodes), 1, "last")]
+            nodes = tuple(m + e for m, e in zip(heard, nodes, strict=True))
+            for t, e in zip(total, nodes, strict=True):
+                t += e
+            messages += heard
+        ctx.save_for_backward(*messages)
+        return tuple(total)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        later = gradients  # of e^(l), by way of all layers from l on
+        messages = ctx.saved_tensors
+        for first in range(len(messages) - 2, -1, -2):
+            stepped = [leaky_backward(*pair) for pair in zip(later, messages[first:], strict=False)]
+            through = light_gcn(ctx.relation, Nodes(*stepped), 1, "last")
+            for e, *others in zip(through, later, gradients, strict=True):
+                for other in others:
+                    e += other
+            later = through
+        return None, None, *later
+
+
+def distinct_rows(
+    tables: Sequence[Tensor], index: Sequence[Tensor]
+) -> list[tuple[list[Tensor], Tensor]]:
+    """The rows that an index names, once each: most stand in several pairs of a batch.
 
     Args:
-        size: d.
-        heads: A divisor of d.
-        generator: For the initial weights.
+        tables: (N, d) each.
+        index: Index tensors of any shapes.
+
+    Returns:
+        Per index: these rows of all tables, (n, d) each, and where the index finds its own.
     """
-
-    def __init__(self, size: int, heads: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self._heads = heads
-        self.project = linear(size, size, generator, bias=False)
-
-    def forward(self, messages: Sequence[Tensor]) -> Tensor:
-        """Σ_k (attended_k + message_k), (N, d), of K messages (N, d)."""
-        values = torch.stack(list(messages), dim=1)  # (N, K, d)
-        split = (*values.shape[:2], self._heads, -1)
-        query = self.project(values).view(split).transpose(1, 2)  # (N, heads, K, d / heads)
-        attended = F.scaled_dot_product_attention(query, query, values.view(split).transpose(1, 2))
-        return attended.sum(2).flatten(1) + values.sum(1)
-
-
-class MetaPredictor(nn.Module):
-    """The meta network that weighs the dimensions of a node for a pair of behaviors.
-
-    Args:
-        size: d.
-        generator: For the initial weights.
-    """
-
-    def __init__(self, size: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.hidden = linear(3 * size, size, generator)  # of users and items alike
-        self.weights = nn.ModuleDict(
-            {side: linear(size, size, generator) for side in ("user", "item", "bias")}
-        )
-
-    def user(self, source: Tensor, own: Tensor) -> Tensor:
-        """a_u ⊗ e_s,u of some users, (…, d), from e_s and e_b of them."""
-        weight: Tensor = self.weights["user"](self._meta(source, own))
-        return source + weight * source
-
-    def item(self, source: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """a_i ⊗ e_s,i, (…, d), and v_i · e_s,i, (…), of some items."""
-        meta = self._meta(source, own)
-        scored = source + self.weights["item"](meta) * source
-        return scored, (self.weights["bias"](meta) * source).sum(-1)
-
-    def _meta(self, source: Tensor, own: Tensor) -> Tensor:
-        return F.leaky_relu(self.hidden(torch.cat([source * own, source, own], dim=-1)))
-
-
-def gather_pair(source: Tensor, own: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of two tables."""
-    (first,), (second,) = gather(source, [rows]), gather(own, [rows])
-    return first, second
-
-
-def linear(
-    inputs: int, outputs: int, generator: torch.Generator, *, bias: bool = True
-) -> nn.Linear:
-    """A linear map with Glorot weights and zero bias."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
+    named = [distinct(rows, len(tables[0])) for rows in index]
+    found = [gather(table, [nodes for nodes, _ in named]) for table in tables]
+    return [
+        (list(rows), place.view_as(given))
+        for *rows, (_, place), given in zip(*found, named, index, strict=True)
+    ]
 
 
 ENTRY = Entry(MbGmnConfig, MbGmn, train={"lr": 2e-3, "patience": 15})

@@ -40,7 +40,7 @@ from mbrec.models.base import (
     bpr_terms,
     embedding_table,
 )
-from mbrec.propagation import Nodes, Relation, TorchEngine, light_gcn
+from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
@@ -120,12 +120,12 @@ class Mbgcl(TrainedMethod):
 
     def mixed(self, own: Mapping[str, Nodes]) -> dict[str, Nodes]:
         """Behavior → e^b, from behavior → e_k."""
-        sides = [torch.stack(side) for side in zip(*own.values(), strict=True)]  # (K, U or I, d)
         shares = torch.softmax(self.mix, dim=1)
-        return {
-            name: Nodes(*(torch.einsum("k,knd->nd", share, side) for side in sides))
-            for name, share in zip(self.behaviors, shares, strict=True)
-        }
+        sides = []
+        for side in zip(*own.values(), strict=True):
+            every = torch.stack(side)  # (K, U or I, d)
+            sides.append((shares @ every.flatten(1)).view_as(every))
+        return dict(zip(self.behaviors, map(Nodes, *sides), strict=True))
 
     def _propagate(self, relations: Mapping[str, Relation]) -> dict[str, Nodes]:
         base = Nodes(self.user_emb, self.item_emb)
@@ -141,7 +141,7 @@ class Mbgcl(TrainedMethod):
             drawn = torch.rand(len(pairs), generator=random, device=random.device)
             kept = (drawn >= self.config.edge_dropout).cpu().numpy()
             left[name] = Pairs(pairs.user_idx[kept], pairs.item_idx[kept])
-        engine = TorchEngine(left, context.num_users, context.num_items, context.device)
+        engine = self._relations[context.target].engine.over(left)
         return {name: Relation.of(name, engine) for name in self.behaviors}
 
     def _contrast(self, batch: Batch) -> Tensor:

@@ -38,6 +38,7 @@ Deviations:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -56,10 +57,10 @@ from mbrec.models.base import (
     base_l2,
     embedding_table,
     gather,
-    pair_scores,
 )
+from mbrec.models.terms import distinct, looked_up_scores
 from mbrec.propagation import Nodes, Relation
-from mbrec.sampling import Batch
+from mbrec.sampling import Batch, Triples
 from mbrec.scoring import Factors
 
 
@@ -88,6 +89,14 @@ class MbgcnConfig(MethodConfig):
     """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
+@dataclass(frozen=True)
+class MbgcnState:
+    """All nodes after propagation, layer by layer: (U or I, d) each."""
+
+    preference: list[Nodes]  # p and q
+    relevance: list[list[Nodes]]  # per behavior mean_j s_{k,j} and s_{k,i}
+
+
 class Mbgcn(TrainedMethod):
     """MBGCN.
 
@@ -114,55 +123,120 @@ class Mbgcn(TrainedMethod):
         )
         self.relevance_maps = nn.ParameterList(_identity(wide) for _ in range(kinds))
 
-    def propagate(self) -> dict[str, Nodes]:
-        """Behavior → the columns whose inner product is its score."""
-        preference = self._user_item()
-        names = [relation.name for relation in self._relations]
-        if not self.config.relevance_weight:
-            return dict.fromkeys(names, preference)
-        relevance = [self._item_item(number) for number in range(len(names))]
-        if self.config.relevance == "own":
-            pairs = zip(names, relevance, strict=True)
-            return {name: self._joined(preference, [own]) for name, own in pairs}
-        return dict.fromkeys(names, self._joined(preference, relevance))
+    def propagate(self) -> MbgcnState:
+        """All columns of the scores, but those that the relevance maps make."""
+        first = [_mean_of_items(relation, self.item_emb) for relation in self._relations]
+        relevance = self._relations if self.config.relevance_weight else []
+        return MbgcnState(
+            self._user_item(first),
+            [self._item_item(number, first[number]) for number in range(len(relevance))],
+        )
 
-    def losses(self, state: dict[str, Nodes], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, state: MbgcnState, batch: Batch) -> dict[str, Tensor]:
         """BPR of every behavior, and L2."""
+        parts = {n: batch[r.name] for n, r in enumerate(self._relations) if r.name in batch}
         terms = {}
-        for number, relation in enumerate(self._relations):
-            if relation.name not in batch:
-                continue
-            triples, nodes = batch[relation.name], state[relation.name]
-            (user,) = gather(nodes.user, [triples.user_idx])
-            (items,) = gather(nodes.item, [triples.items])
-            if self.config.leave_one_out and self.config.relevance_weight:
-                user = self._without(number, triples.user_idx, user, items[:, 0])
-            scores = pair_scores(user, items)  # (B, 1+N)
-            terms[f"bpr/{relation.name}"] = bpr(scores[:, 0], scores[:, 1:])
+        for kinds in dict.fromkeys(map(self._kinds, parts)):
+            alike = {n: triples for n, triples in parts.items() if self._kinds(n) == kinds}
+            sizes = [len(triples.user_idx) for triples in alike.values()]
+            scores = torch.split(self._scores(state, alike, kinds), sizes)
+            for number, found in zip(alike, scores, strict=True):  # (B, 1+N)
+                terms[f"bpr/{self._relations[number].name}"] = bpr(found[:, 0], found[:, 1:])
         if self.config.l2:
             terms["l2"] = base_l2(self.user_emb, self.item_emb, batch, self.config.l2)
         return terms
 
     @torch.no_grad()
     def scorers(self) -> dict[str, Factors]:
-        """The columns of `propagate`, per behavior."""
-        return {behavior: Factors(*nodes) for behavior, nodes in self.propagate().items()}
+        """Behavior → the columns whose inner product is its score."""
+        state = self.propagate()
+        preference = _side_by_side(state.preference)
+        mapped = [
+            Nodes(nodes.user @ weight, nodes.item)
+            for nodes, weight in zip(
+                map(_side_by_side, state.relevance), self.relevance_maps, strict=True
+            )
+        ]
+        joined = {
+            kinds: _joined(preference, [mapped[k] for k in kinds], self.config)
+            for kinds in {self._kinds(number) for number in range(len(self._relations))}
+        }
+        return {
+            relation.name: Factors(*joined[self._kinds(number)])
+            for number, relation in enumerate(self._relations)
+        }
 
-    def _user_item(self) -> Nodes:
-        """The p and q, all layers side by side: (U, (L + 1) d), (I, (L + 1) d)."""
+    def _kinds(self, number: int) -> tuple[int, ...]:
+        """The behaviors whose item-item scores are in the score of behavior `number`."""
+        if self.config.relevance == "own" and self.config.relevance_weight:
+            return (number,)
+        return tuple(range(len(self.relevance_maps)))
+
+    def _scores(
+        self, state: MbgcnState, batch: dict[int, Triples], kinds: tuple[int, ...]
+    ) -> Tensor:
+        """The scores of all triples of some behaviors, (B, 1 + N), by kinds of item-item scores."""
+        users = torch.cat([triples.user_idx for triples in batch.values()])
+        items = torch.cat([triples.items for triples in batch.values()])
+        user, item = state.preference[0]
+        (head,) = gather(user, [users])  # all that is to be multiplied with q⁰
+        parts = [looked_up_scores(*nodes, users, items) for nodes in state.preference[1:]]
+        for kind in kinds:
+            listed, rows = self._listed(kind, state.relevance[kind], batch, users)
+            first, *higher = torch.split(listed / len(kinds), self.config.size, dim=1)
+            head = head + gather(first, [rows])[0]
+            for of_user, nodes in zip(higher, state.relevance[kind][1:], strict=True):
+                parts.append(looked_up_scores(of_user, nodes.item, rows, items))
+        every = torch.arange(len(users), device=users.device)
+        return torch.stack([looked_up_scores(head, item, every, items), *parts]).sum(0)
+
+    def _listed(
+        self, kind: int, layers: list[Nodes], batch: dict[int, Triples], users: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """λ M_kᵀ mean_j s_{k,j} for the users of triples, (n, (L + 1) d), and whose is which, (B,).
+
+        Triples of behavior k leave their own item out, if that is set.
+
+        Args:
+            kind: k.
+            layers: mean_j s_{k,j} and s_{k,i}.
+            batch: Behavior → its triples.
+            users: Theirs, one behavior after the other. (B,)
+        """
+        before = sum(len(triples.user_idx) for number, triples in batch.items() if number < kind)
+        leaving = batch[kind].positive if self.config.leave_one_out and kind in batch else users[:0]
+        after = before + len(leaving)
+        # Without its own item, a mean is that of one triple; else that of all of the user's.
+        nodes, place = distinct(torch.cat([users[:before], users[after:]]), len(self.user_emb))
+        found = [gather(layer.user, [nodes, users[before:after]]) for layer in layers]
+        shared, mean = (torch.cat(rows, 1) for rows in zip(*found, strict=True))
+        own = torch.cat([gather(layer.item, [leaving])[0] for layer in layers], 1)
+        count = self._relations[kind].root.user[users[before:after]].square()
+        others = torch.where(count > 1, (count * mean - own) / (count - 1).clamp(min=1), 0.0)
+        alone = torch.arange(len(nodes), len(nodes) + len(leaving), device=users.device)
+        weight = self.config.relevance_weight * self.relevance_maps[kind]
+        rows = torch.cat([place[:before], alone, place[before:]])
+        return torch.cat([shared, others]) @ weight, rows
+
+    def _user_item(self, means: list[Tensor]) -> list[Nodes]:
+        """The p and q, layer by layer.
+
+        Args:
+            means: mean_{i ∈ N_k(u)} q_i⁰, (U, d), per behavior.
+        """
         shares = self._shares()
         user: Tensor = self.user_emb
         item: Tensor = self.item_emb
-        users, items = [user], [item]
-        for weight in self.maps:
-            means = [_mean_of_items(relation, item) for relation in self._relations]
+        found = [Nodes(user, item)]
+        for layer, weight in enumerate(self.maps):
+            if layer:
+                means = [_mean_of_items(relation, item) for relation in self._relations]
             mixed = torch.stack(
                 [share * mean for share, mean in zip(shares, means, strict=True)]
             ).sum(0)
             user, item = mixed @ weight.T, _mean_of_users(self._merged, user) @ weight.T
-            users.append(user)
-            items.append(item)
-        return Nodes(torch.cat(users, 1), torch.cat(items, 1))
+            found.append(Nodes(user, item))
+        return found
 
     def _shares(self) -> list[Tensor]:
         """α_k(u) per behavior, (U, 1) each; 0 for users without any item."""
@@ -171,42 +245,33 @@ class Mbgcn(TrainedMethod):
         total = weighted.sum(1, keepdim=True)
         return list(torch.split(weighted / torch.where(total > 0, total, 1.0), 1, dim=1))
 
-    def _item_item(self, number: int) -> Nodes:
-        """M_kᵀ mean_j s_{k,j} of the users and s_{k,i} of the items, (U or I, (L + 1) d)."""
-        relation, layers = self._relations[number], self.config.layers
-        item: Tensor = self.item_emb
-        users, items = [_mean_of_items(relation, item)], [item]
-        for weight in self.item_maps[number * layers : (number + 1) * layers]:
-            item = _mean_of_users(relation, users[-1]) @ weight.T
-            users.append(_mean_of_items(relation, item))
-            items.append(item)
-        return Nodes(torch.cat(users, 1) @ self.relevance_maps[number], torch.cat(items, 1))
-
-    def _without(self, number: int, user_idx: Tensor, user: Tensor, item: Tensor) -> Tensor:
-        """The users' columns with the mean over their items but one.
+    def _item_item(self, number: int, mean: Tensor) -> list[Nodes]:
+        """mean_j s_{k,j} of the users and s_{k,i} of the items, layer by layer.
 
         Args:
             number: The behavior's.
-            user_idx: (B,).
-            user: Their columns. (B, C)
-            item: The columns of the item to leave out, one that the user has. (B, C)
+            mean: mean_j s_{k,j}⁰. (U, d)
         """
-        wide = self.relevance_maps[number].shape[0]
-        start = wide * (1 + (number if self.config.relevance == "all" else 0))
-        before, mean, after = torch.split(user, [start, wide, user.shape[1] - start - wide], 1)
-        count = self._relations[number].root.user.index_select(0, user_idx).square()  # n_k(u)
-        share = self.config.relevance_weight / (user.shape[1] // wide - 1)
-        own = share * item[:, start : start + wide] @ self.relevance_maps[number]
-        others = torch.where(count > 1, (count * mean - own) / (count - 1).clamp(min=1), 0.0)
-        return torch.cat([before, others, after], 1)
+        relation, layers = self._relations[number], self.config.layers
+        found = [Nodes(mean, self.item_emb)]
+        for weight in self.item_maps[number * layers : (number + 1) * layers]:
+            item = _mean_of_users(relation, found[-1].user) @ weight.T
+            found.append(Nodes(_mean_of_items(relation, item), item))
+        return found
 
-    def _joined(self, preference: Nodes, relevance: list[Nodes]) -> Nodes:
-        """The columns of ŷ₁ + λ mean_k ŷ₂ₖ."""
-        share = self.config.relevance_weight / len(relevance)
-        return Nodes(
-            torch.cat([preference.user, *(share * part.user for part in relevance)], 1),
-            torch.cat([preference.item, *(part.item for part in relevance)], 1),
-        )
+
+def _side_by_side(layers: list[Nodes]) -> Nodes:
+    """(U or I, (L + 1) d)."""
+    return Nodes(*(torch.cat(side, 1) for side in zip(*layers, strict=True)))
+
+
+def _joined(preference: Nodes, relevance: list[Nodes], config: MbgcnConfig) -> Nodes:
+    """The columns of ŷ₁ + λ mean_k ŷ₂ₖ."""
+    share = config.relevance_weight / max(1, len(relevance))
+    return Nodes(
+        torch.cat([preference.user, *(share * part.user for part in relevance)], 1),
+        torch.cat([preference.item, *(part.item for part in relevance)], 1),
+    )
 
 
 def _mean_of_items(relation: Relation, item: Tensor) -> Tensor:

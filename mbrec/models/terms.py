@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,13 @@ from mbrec.losses import bpr
 from mbrec.parallel.columns import Columns
 from mbrec.propagation import Nodes
 from mbrec.sampling import Batch
+
+_BLOCK = {"cpu": 1 << 18}
+"""Numbers that are looked up at a time for the scores of pairs, by kind of device: on the CPU,
+1 MiB, which its cache holds."""
+
+_LARGE_BLOCK = 1 << 26
+"""The same for all others, where it counts to launch little."""
 
 PerBehavior = NonNegativeFloat | dict[str, NonNegativeFloat]
 """One weight, or a table of behavior → weight; a behavior that the table does not name has 0."""
@@ -118,6 +125,64 @@ class _PairScores(torch.autograd.Function):
         for column, item in zip(each.unbind(1), items.unbind(1), strict=True):
             of_user.addcmul_(column, item)
         return of_user, each * user.unsqueeze(1)
+
+
+def looked_up_scores(user: Tensor, item: Tensor, user_rows: Tensor, item_rows: Tensor) -> Tensor:
+    """`pair_scores` of rows of two tables, without a copy of all these rows.
+
+    Args:
+        user: (N, d).
+        item: (M, d).
+        user_rows: Rows of `user`. (B,)
+        item_rows: Rows of `item`, several for every user. (B, n)
+
+    Returns:
+        Inner products. (B, n)
+
+    Memory: O((N + M) d), and the rows of one block of the batch.
+    """
+    scores: Tensor = _LookedUpScores.apply(  # type: ignore[no-untyped-call]
+        user, item, user_rows, item_rows
+    )
+    return scores
+
+
+class _LookedUpScores(torch.autograd.Function):
+    """Looks the rows up block by block, once forward and once more backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, user: Tensor, item: Tensor, user_rows: Tensor, item_rows: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(user, item, user_rows, item_rows)
+        scores = user.new_empty(item_rows.shape)
+        for block, users, items, _ in _blocks(user, item, user_rows, item_rows):
+            torch.linalg.vecdot(items, users.unsqueeze(1), out=scores[block])
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        user, item, user_rows, item_rows = ctx.saved_tensors
+        of_user, of_item = torch.zeros_like(user), torch.zeros_like(item)
+        for block, users, items, flat in _blocks(user, item, user_rows, item_rows):
+            each = gradient[block].unsqueeze(2)  # (n, M, 1)
+            of_item.index_add_(0, flat, (each * users.unsqueeze(1)).flatten(0, 1))
+            of_user.index_add_(0, user_rows[block], items.mul_(each).sum(1))
+        return of_user, of_item, None, None
+
+
+def _blocks(
+    user: Tensor, item: Tensor, user_rows: Tensor, item_rows: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Which rows of a batch, their users (n, d) and items (n, M, d), and the items' flat index."""
+    count, several = item_rows.shape
+    size = _BLOCK.get(user.device.type, _LARGE_BLOCK) // max(1, several * user.shape[1])
+    for start in range(0, count, max(1, size)):
+        block = slice(start, start + max(1, size))
+        flat = item_rows[block].flatten()
+        items = item.index_select(0, flat).view(-1, several, item.shape[1])
+        yield block, user.index_select(0, user_rows[block]), items, flat
 
 
 def bpr_terms(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
+from mbrec.models import terms
 from mbrec.models.bigel.cgf import Gate
-from mbrec.models.terms import base_l2, gather, pair_scores
+from mbrec.models.terms import base_l2, gather, looked_up_scores, pair_scores
 from mbrec.sampling import Triples
 
 
@@ -19,6 +21,21 @@ def test_pair_scores_are_inner_products_with_their_gradients() -> None:
     user, items = random(4, 3), random(4, 2, 3, seed=1)
     torch.testing.assert_close(pair_scores(user, items), torch.einsum("bd,bmd->bm", user, items))
     assert torch.autograd.gradcheck(pair_scores, (user, items))
+
+
+@pytest.mark.parametrize("block", [1, 18, 1 << 10])
+def test_scores_of_rows_are_those_of_their_copies(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(terms._BLOCK, "cpu", block)
+    user, item = random(4, 3), random(5, 3, seed=1)
+    users, items = (
+        torch.tensor([3, 0, 3, 3, 1]),
+        torch.tensor([[4, 4], [0, 4], [1, 2]] + 2 * [[2, 2]]),
+    )
+    wanted = pair_scores(user[users], item[items])
+    torch.testing.assert_close(looked_up_scores(user, item, users, items), wanted)
+    assert torch.autograd.gradcheck(lambda u, i: looked_up_scores(u, i, users, items), (user, item))
 
 
 def test_rows_that_are_looked_up_often_get_the_sum_of_the_gradients() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from mbrec.errors import UsageError
+from mbrec.models import gmn_blocks
 from mbrec.models.mb_gmn import MbGmn, MbGmnConfig
 
 Array = npt.NDArray[np.float64]
@@ -123,6 +125,19 @@ def test_scores_and_losses_are_those_of_the_docstring(hand_made: Any) -> None:
     terms["l2"] = config.l2 * hand_made.l2(weights["user_emb"], weights["item_emb"])
     hand_made.check_scores(model, scores)
     hand_made.check_losses(model, terms)
+
+
+def test_gradients_do_not_depend_on_the_blocks(
+    hand_made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for nodes in (2, 1 << 9):
+        monkeypatch.setitem(gmn_blocks._BLOCK, "cpu", nodes)
+        model = hand_made.build(MbGmn, MbGmnConfig(size=2 * HALF, rank=RANK, heads=HEADS))
+        terms = model.losses(model.propagate(), hand_made.batch())
+        torch.stack(list(terms.values())).sum().backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters()})
+    torch.testing.assert_close(*found)
 
 
 def test_heads_that_do_not_divide_the_size_are_refused(hand_made: Any) -> None:
