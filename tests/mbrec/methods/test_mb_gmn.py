@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from mbrec.errors import UsageError
-from mbrec.models import gmn_blocks
-from mbrec.models.mb_gmn import MbGmn, MbGmnConfig
+from mbrec.models.mb_gmn import MbGmn, MbGmnConfig, blocks
 
 Array = npt.NDArray[np.float64]
 HALF, RANK, HEADS, LAYERS = 2, 3, 2, 2
@@ -132,7 +131,7 @@ def test_gradients_do_not_depend_on_the_blocks(
 ) -> None:
     found = []
     for nodes in (2, 1 << 9):
-        monkeypatch.setitem(gmn_blocks._BLOCK, "cpu", nodes)
+        monkeypatch.setitem(blocks._BLOCK, "cpu", nodes)
         model = hand_made.build(MbGmn, MbGmnConfig(size=2 * HALF, rank=RANK, heads=HEADS))
         terms = model.losses(model.propagate(), hand_made.batch())
         torch.stack(list(terms.values())).sum().backward()

@@ -1,4 +1,4 @@
-"""What the networks of MB-GMN go over the nodes with, block by block (see `mb_gmn`).
+"""What the networks of MB-GMN go over the nodes with, block by block (see `model.py`).
 
 A network that makes much more than it returns works in the cache of the CPU that way, forward and
 backward.

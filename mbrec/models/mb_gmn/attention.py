@@ -1,4 +1,4 @@
-"""The attention of MB-GMN between what a node hears from its behaviors (see `mb_gmn`)."""
+"""The attention of MB-GMN between what a node hears from its behaviors (see `model.py`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mbrec.models.gmn_blocks import SLOPE, blocks, leaky_backward, linear, zeros
+from mbrec.models.mb_gmn.blocks import SLOPE, blocks, leaky_backward, linear, zeros
 
 
 class BehaviorAttention(nn.Module):

@@ -40,7 +40,6 @@ from torch.nn import functional as F
 from mbrec.errors import UsageError
 from mbrec.models.base import (
     Context,
-    Entry,
     Initializer,
     MethodConfig,
     PerBehavior,
@@ -49,9 +48,9 @@ from mbrec.models.base import (
     embedding_table,
     gather,
 )
-from mbrec.models.behavior_attention import BehaviorAttention
-from mbrec.models.gmn_blocks import SLOPE, leaky_backward
-from mbrec.models.meta_networks import MetaPredictor, MetaTransform
+from mbrec.models.mb_gmn.attention import BehaviorAttention
+from mbrec.models.mb_gmn.blocks import SLOPE, leaky_backward
+from mbrec.models.mb_gmn.meta_networks import MetaPredictor, MetaTransform
 from mbrec.models.terms import distinct, looked_up_scores
 from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.sampling import Batch
@@ -231,6 +230,3 @@ def distinct_rows(
         (list(rows), place.view_as(given))
         for *rows, (_, place), given in zip(*found, named, index, strict=True)
     ]
-
-
-ENTRY = Entry(MbGmnConfig, MbGmn, train={"lr": 2e-3, "patience": 15})

@@ -1,4 +1,4 @@
-"""The networks of MB-GMN that write weights for others (see `mb_gmn`).
+"""The networks of MB-GMN that write weights for others (see `model.py`).
 
 They take most of a training step. So a product that several behaviors or sources need is taken
 once, and what they make for a node only to reduce it is never there for all nodes at once.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mbrec.models.gmn_blocks import SLOPE, blocks, leaky_backward, linear, zeros
+from mbrec.models.mb_gmn.blocks import SLOPE, blocks, leaky_backward, linear, zeros
 from mbrec.propagation import Nodes
 
 
