@@ -106,7 +106,8 @@ def _propagate(engine: str, device: str) -> dict[str, Any]:
     off = max(float((a - b).abs().max()) for a, b in zip(got, want, strict=True))
     with torch.no_grad():  # what training does for all layers but the last
         added = Nodes(torch.ones_like(user_emb), torch.ones_like(item_emb))
-        built.add_neighbors("click", Nodes(user_emb, item_emb), added)
+        built.add_neighbors("click", "user", item_emb, added.user)
+        built.add_neighbors("click", "item", user_emb, added.item)
         off = max(off, *(float((a - 1 - b).abs().max()) for a, b in zip(added, want, strict=True)))
     gradients = [
         torch.autograd.grad(n.user.square().sum() + n.item.square().sum(), (user_emb, item_emb))

@@ -25,6 +25,8 @@ from mbrec.graph import Pairs, build_graph, edge_type, merge, reverse_edge_type
 from mbrec.workspace import Workspace
 
 Combination = Literal["mean", "sum", "last"]
+Side = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
 
 
 class Nodes(NamedTuple):
@@ -40,8 +42,11 @@ class Engine(Protocol):
     def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
         """Sum over neighbors, both directions: (A e_I, Aᵀ e_U), differentiable."""
 
-    def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
-        """Add what `aggregate` gives to `sums` (contiguous), in place; not differentiable."""
+    def add_neighbors(self, relation: str, side: Side, neighbors: Tensor, sums: Tensor) -> None:
+        """Add what `aggregate` gives the nodes of a side to `sums` (contiguous), in place.
+
+        Not differentiable. `neighbors` are the embeddings of the other side.
+        """
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
@@ -74,11 +79,11 @@ class DglEngine:
             item=self._pull(edge_type(relation), nodes.user),
         )
 
-    def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
+    def add_neighbors(self, relation: str, side: Side, neighbors: Tensor, sums: Tensor) -> None:
         """Add the sums over neighbors to `sums`, in place; not differentiable."""
         self._check(relation)
-        add_sums(self._slices[reverse_edge_type(relation)], nodes.item, sums.user)
-        add_sums(self._slices[edge_type(relation)], nodes.user, sums.item)
+        etype = reverse_edge_type(relation) if side == "user" else edge_type(relation)
+        add_sums(self._slices[etype], neighbors, sums)
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
@@ -140,11 +145,10 @@ class TorchEngine:
             item=product(transposed, matrix, nodes.user),
         )
 
-    def add_neighbors(self, relation: str, nodes: Nodes, sums: Nodes) -> None:
+    def add_neighbors(self, relation: str, side: Side, neighbors: Tensor, sums: Tensor) -> None:
         """Add the sums over neighbors to `sums`, in place; not differentiable."""
         matrix, transposed = self._known(relation)
-        sums.user.addmm_(matrix, nodes.item)
-        sums.item.addmm_(transposed, nodes.user)
+        sums.addmm_(matrix if side == "user" else transposed, neighbors)
 
     def degrees(self, relation: str) -> tuple[Tensor, Tensor]:
         """|N_u| (U,) and |N_i| (I,), float32."""
@@ -273,26 +277,29 @@ def _light_gcn(
         z, sums = Nodes(*memory), result
         if layers % 2 == 0:
             z, sums = sums, z
-        _scale(nodes, relation.inverse_root, 1.0, z)
         for left in reversed(range(layers)):
-            # Horner's rule: e^(0) is added in every layer, by starting the sums from it. It stands
-            # before the scalings that follow them, hence the root; isolated nodes are not scaled.
-            start = (own / share) if left == 0 else float(combination != "last")
-            _scale(nodes, relation.keeping_root, start, sums)
-            relation.engine.add_neighbors(relation.name, z, sums)
-            # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
-            if left:
-                _scale(sums, relation.inverse, 1.0, sums)
-            else:
-                _scale(sums, relation.keeping_inverse_root, share, sums)
+            # One side after the other: what is written is still in the cache when it is read.
+            for side, other in ((0, 1), (1, 0)):
+                if left == layers - 1:
+                    _scale(nodes[other], relation.inverse_root[other], 1.0, z[other])
+                # Horner's rule: e^(0) is added in every layer, by starting the sums from it. It
+                # stands before the scalings that follow them, hence the root; isolated nodes are
+                # not scaled.
+                start = (own / share) if left == 0 else float(combination != "last")
+                _scale(nodes[side], relation.keeping_root[side], start, sums[side])
+                relation.engine.add_neighbors(relation.name, SIDES[side], z[other], sums[side])
+                # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
+                if left:
+                    _scale(sums[side], relation.inverse[side], 1.0, sums[side])
+                else:
+                    _scale(sums[side], relation.keeping_inverse_root[side], share, sums[side])
             z, sums = sums, z
     return result
 
 
-def _scale(nodes: Nodes, scale: Nodes, factor: float, into: Nodes) -> None:
-    """Write factor · scale · nodes."""
-    for e, by, out in zip(nodes, scale, into, strict=True):
-        if factor:
-            torch.mul(e, by if factor == 1 else by * factor, out=out)
-        else:
-            out.zero_()
+def _scale(e: Tensor, by: Tensor, factor: float, into: Tensor) -> None:
+    """Write factor · by · e."""
+    if factor:
+        torch.mul(e, by if factor == 1 else by * factor, out=into)
+    else:
+        into.zero_()

@@ -67,12 +67,14 @@ class NegativeSampler:
         uniform = torch.rand(
             shape, dtype=torch.float64, generator=generator, device=user_idx.device
         )
-        users = user_idx.unsqueeze(1).expand(shape)
-        free = self._free[users]
+        # `index_select` takes half as long as indexing.
+        free, first = (
+            per_user.index_select(0, user_idx).unsqueeze(1)
+            for per_user in (self._free, self._first)
+        )
         rank = (uniform * free).long().clamp_(max=free - 1)  # (B, N)
-        query = (users * self._width + rank).contiguous()
-        before = torch.searchsorted(self._keys, query, right=True) - self._first[users]
-        return rank + before
+        query = user_idx.unsqueeze(1) * self._width + rank
+        return torch.searchsorted(self._keys, query, right=True).sub_(first).add_(rank)
 
 
 class BatchSampler:
@@ -133,7 +135,8 @@ class BatchSampler:
                 if start == stop:
                     continue
                 rows = permutation[start:stop]
-                users = self._users[behavior][rows]
+                users = self._users[behavior].index_select(0, rows)
                 negative = self._samplers[behavior].sample(users, self.negatives, generator)
-                batch[behavior] = Triples(users, self._items[behavior][rows], negative)
+                items = self._items[behavior].index_select(0, rows)
+                batch[behavior] = Triples(users, items, negative)
             yield batch

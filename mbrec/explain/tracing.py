@@ -15,12 +15,12 @@ from mbrec.explain.shares import NO_NODES
 from mbrec.models.base import TrainedMethod
 from mbrec.models.bigel.cgf import CascadingGatedFeedback
 from mbrec.models.bigel.gce import GlobalContextEnhancement
-from mbrec.models.bigel.model import SIDES, Bigel
+from mbrec.models.bigel.model import Bigel
 from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.model import BigelPlus
 from mbrec.models.crgcn import Crgcn
 from mbrec.models.lightgcn import LightGcn
-from mbrec.propagation import Nodes, light_gcn
+from mbrec.propagation import SIDES, Nodes, light_gcn
 
 Block = list[Carried]
 """What adds up to a stretch of an embedding's dimensions, but for one factor per node."""

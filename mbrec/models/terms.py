@@ -77,12 +77,9 @@ def distinct(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
         The nodes, ascending, and where each of the index (flattened) stands among them.
     """
     flat = index.flatten()
-    named = torch.zeros(count, dtype=torch.bool, device=flat.device)
-    named[flat] = True
-    nodes = named.nonzero().squeeze(1)
-    place = torch.empty(count, dtype=torch.int64, device=flat.device)
-    place[nodes] = torch.arange(len(nodes), device=flat.device)
-    return nodes, place[flat]
+    named = torch.zeros(count, dtype=torch.bool, device=flat.device).index_fill_(0, flat, True)
+    place = named.cumsum(0).sub_(1)
+    return named.nonzero().squeeze(1), place.index_select(0, flat)
 
 
 def near_identity(nodes: Tensor, learned: Tensor) -> Tensor:

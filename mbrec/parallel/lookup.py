@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from mbrec.parallel.columns import Columns
 
@@ -41,7 +42,7 @@ class Lookup:
 
         Args:
             table: Own columns. (N, d / R)
-            rows: Which of its rows rank 0, 1, … needs. (n_r,) each
+            rows: Which of its rows rank 0, 1, … needs, distinct and ascending. (n_r,) each
 
         Returns:
             What gives the rows of this rank. (n_r, d)
@@ -84,7 +85,7 @@ class _Lookup(torch.autograd.Function):
                 torch.index_select(tables[place], 0, rows, out=piece)
             parts.append(part)
         ctx.columns, ctx.by_rank = columns, by_rank
-        ctx.shapes = [table.shape for table in tables]
+        ctx.counts = [len(table) for table in tables]
         return torch.split(columns.dealt(parts), [len(rows) for _, rows in by_rank[team.rank]])
 
     @staticmethod
@@ -95,9 +96,22 @@ class _Lookup(torch.autograd.Function):
             lengths = [[len(rows) for _, rows in needs] for needs in ctx.by_rank]
             parts = ctx.columns.returned(gradients, [sum(part) for part in lengths])
             found = [torch.split(*part) for part in zip(parts, lengths, strict=True)]
-        sums = [gradients[0].new_zeros(shape) for shape in ctx.shapes]
+        sums: dict[int, Tensor] = {}
         for needs, pieces in zip(ctx.by_rank, found, strict=True):
             for (place, rows), piece in zip(needs, pieces, strict=True):
-                # `index_add_` goes row by row, this does not.
-                sums[place].scatter_add_(0, rows.unsqueeze(1).expand_as(piece), piece)
-        return None, None, *sums
+                if place in sums:
+                    sums[place].index_add_(0, rows, piece)
+                else:
+                    sums[place] = _spread(piece, rows, ctx.counts[place])
+        return None, None, *(sums[place] for place in range(len(ctx.counts)))
+
+
+def _spread(piece: Tensor, rows: Tensor, count: int) -> Tensor:
+    """A table of `count` rows, which holds `piece` in some of them and 0 in the others.
+
+    As bags of one row or none: one pass, where filling with 0 and adding would be two over memory
+    that no cache has yet.
+    """
+    sizes = torch.zeros(count, dtype=torch.int64, device=rows.device).index_fill_(0, rows, 1)
+    every = torch.arange(len(rows), device=rows.device)
+    return F.embedding_bag(every, piece, sizes.cumsum(0) - sizes, mode="sum")

@@ -144,7 +144,8 @@ def test_sums_over_neighbors_are_added_to_what_is_there(size: int, relation: str
     user, item = torch.randn(USERS, size), torch.randn(ITEMS, size)
     for engine in engines(relations):
         sums = Nodes(torch.ones(USERS, size), 2 * torch.ones(ITEMS, size))
-        engine.add_neighbors(relation, Nodes(user, item), sums)
+        engine.add_neighbors(relation, "user", item, sums.user)
+        engine.add_neighbors(relation, "item", user, sums.item)
         torch.testing.assert_close(sums.user, 1 + matrix @ item, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(sums.item, 2 + matrix.T @ user, atol=1e-5, rtol=1e-5)
 

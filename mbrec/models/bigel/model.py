@@ -40,12 +40,10 @@ from mbrec.models.bigel.cpa import ContrastivePreferenceAlignment
 from mbrec.models.bigel.gce import GlobalContextEnhancement
 from mbrec.models.terms import distinct
 from mbrec.parallel.lookup import Lookup
-from mbrec.propagation import Combination, Nodes, light_gcn
+from mbrec.propagation import SIDES, Combination, Nodes, Side, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
-Side = Literal["user", "item"]
-SIDES: tuple[Side, Side] = ("user", "item")
 GATE_SAMPLE = 4096  # nodes of a side whose gates are looked at, or up to twice as many
 
 
