@@ -24,8 +24,9 @@ from turns import goal, machine, seconds
 from mbrec.columns import GLOBAL
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
+from mbrec.engines import TorchEngine
 from mbrec.evaluation import evaluate
-from mbrec.propagation import Nodes, Relation, TorchEngine, light_gcn
+from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.scoring import Factors
 
 Figures = dict[str, float]

@@ -19,8 +19,9 @@ from torch import Tensor
 from turns import goal, in_turns, machine
 
 from mbrec.backend import dgl
+from mbrec.engines import DglEngine, TorchEngine
 from mbrec.graph import Pairs, build_graph, edge_type, reverse_edge_type
-from mbrec.propagation import DglEngine, Nodes, Relation, TorchEngine, light_gcn
+from mbrec.propagation import Nodes, Relation, light_gcn
 
 Propagate = Callable[[Nodes], Nodes]
 

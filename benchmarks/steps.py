@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mbrec.backend import dgl
 from mbrec.config import Settings
+from mbrec.engines import DglEngine, TorchEngine
 from mbrec.graph import Pairs, build_graph, edge_type, reverse_edge_type
 from mbrec.memory import keep_freed_memory
 from mbrec.models.base import Context, TrainedMethod
 from mbrec.models.registry import find
 from mbrec.parallel.team import ALONE, Team
-from mbrec.propagation import DglEngine, TorchEngine
 from mbrec.randomness import generator
 from mbrec.sampling import Batch, BatchSampler
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from mbrec.dataset import PreparedDataset
+from mbrec.engines import DglEngine, Engine, TorchEngine
 from mbrec.errors import DeviceError
-from mbrec.propagation import DglEngine, Engine, TorchEngine
 
 
 def pick_device(name: str) -> torch.device:

@@ -79,8 +79,9 @@ def _propagate(engine: str, device: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from mbrec.engines import DglEngine, TorchEngine
     from mbrec.graph import Pairs, build_graph
-    from mbrec.propagation import DglEngine, Nodes, TorchEngine
+    from mbrec.propagation import Nodes
 
     users, items, size = 40, 30, 8
     rng = np.random.default_rng(0)

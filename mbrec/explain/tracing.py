@@ -10,6 +10,7 @@ from functools import singledispatch
 
 from torch import Tensor
 
+from mbrec.engines import SIDES
 from mbrec.explain.carried import Carried, Center, cascaded, propagated, scaled
 from mbrec.explain.shares import NO_NODES
 from mbrec.models.base import TrainedMethod
@@ -20,7 +21,7 @@ from mbrec.models.bigel_plus.context import ContextualBranch
 from mbrec.models.bigel_plus.model import BigelPlus
 from mbrec.models.crgcn import Crgcn
 from mbrec.models.lightgcn import LightGcn
-from mbrec.propagation import SIDES, Nodes, light_gcn
+from mbrec.propagation import Nodes, light_gcn
 
 Block = list[Carried]
 """What adds up to a stretch of an embedding's dimensions, but for one factor per node."""

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from mbrec.engines import Engine
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.memory import require_memory
@@ -26,7 +27,7 @@ from mbrec.models.terms import near_identity as near_identity
 from mbrec.models.terms import pair_scores as pair_scores
 from mbrec.parallel.columns import Columns
 from mbrec.parallel.team import ALONE, Team
-from mbrec.propagation import Engine, Relation
+from mbrec.propagation import Relation
 from mbrec.sampling import Batch
 from mbrec.scoring import Scorer
 

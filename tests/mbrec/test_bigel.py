@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from mbrec.engines import DglEngine
 from mbrec.errors import UsageError
 from mbrec.graph import Pairs, build_graph
 from mbrec.models.base import Context
 from mbrec.models.bigel import Bigel, BigelConfig
 from mbrec.models.terms import distinct
-from mbrec.propagation import DglEngine
 from mbrec.randomness import generator
 from mbrec.sampling import Triples
 

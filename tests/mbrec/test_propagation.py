@@ -11,17 +11,10 @@ import torch
 
 from mbrec import backend
 from mbrec.columns import GLOBAL
+from mbrec.engines import DglEngine, Engine, TorchEngine
 from mbrec.errors import DataError
 from mbrec.graph import Pairs, build_graph
-from mbrec.propagation import (
-    Combination,
-    DglEngine,
-    Engine,
-    Nodes,
-    Relation,
-    TorchEngine,
-    light_gcn,
-)
+from mbrec.propagation import Combination, Nodes, Relation, light_gcn
 
 USERS, ITEMS, SIZE = 12, 9, 5
 

@@ -8,16 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from mbrec.engines import DglEngine, Engine, TorchEngine
 from mbrec.graph import Pairs, build_graph
-from mbrec.propagation import (
-    Combination,
-    DglEngine,
-    Engine,
-    Nodes,
-    Relation,
-    TorchEngine,
-    light_gcn,
-)
+from mbrec.propagation import Combination, Nodes, Relation, light_gcn
 
 USERS, ITEMS, SIZE = 30, 20, 8
 

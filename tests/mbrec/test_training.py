@@ -282,7 +282,7 @@ def test_without_dgl_the_torch_engine_goes_the_whole_road(
     rows: Rows = [(u, i, "click", "train") for u in range(6) for i in range(6) if (u + i) % 2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mbrec.graph.dgl", missing)
-        patch.setattr("mbrec.propagation.dgl", missing)
+        patch.setattr("mbrec.engines.dgl", missing)
         dataset = make_dataset(rows, users=6, items=6, behaviors=["click"])
         assert not (dataset.path / GRAPH).exists()
         chosen = settings(1).model_copy(update={"engine": "torch"})

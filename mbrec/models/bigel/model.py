@@ -21,6 +21,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
+from mbrec.engines import SIDES, Side
 from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
@@ -40,7 +41,7 @@ from mbrec.models.bigel.cpa import ContrastivePreferenceAlignment
 from mbrec.models.bigel.gce import GlobalContextEnhancement
 from mbrec.models.terms import distinct
 from mbrec.parallel.lookup import Lookup
-from mbrec.propagation import SIDES, Combination, Nodes, Side, light_gcn
+from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 

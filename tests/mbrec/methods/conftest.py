@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mbrec.columns import GLOBAL
+from mbrec.engines import DglEngine
 from mbrec.graph import Pairs, build_graph
 from mbrec.models.base import Context, MethodConfig, TrainedMethod
-from mbrec.propagation import DglEngine
 from mbrec.randomness import generator
 from mbrec.sampling import Triples
 

@@ -10,12 +10,12 @@ import torch
 
 from mbrec import memory
 from mbrec.config import from_dict
+from mbrec.engines import TorchEngine
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
 from mbrec.models import cascadingrank
 from mbrec.models.base import Context
 from mbrec.models.cascadingrank import CascadingRank, CascadingRankConfig
-from mbrec.propagation import TorchEngine
 
 BEHAVIORS = ("page.view", "favorite", "cart", "buy")
 USERS, ITEMS = 5, 6

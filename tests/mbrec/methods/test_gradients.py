@@ -17,6 +17,7 @@ from torch import Tensor
 from mbrec.building import build_method
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
+from mbrec.engines import DglEngine, TorchEngine
 from mbrec.graph import Pairs, build_graph
 from mbrec.losses import bpr, info_nce
 from mbrec.models import BUILT_IN
@@ -24,7 +25,7 @@ from mbrec.models.base import TrainedMethod
 from mbrec.models.bvae import _LogSumExp
 from mbrec.models.mbrcc import unbalance
 from mbrec.models.registry import find
-from mbrec.propagation import DglEngine, Nodes, Relation, TorchEngine, light_gcn
+from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.randomness import generator
 from mbrec.sampling import Batch, BatchSampler
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from mbrec.config import Settings, from_dict
+from mbrec.engines import TorchEngine
 from mbrec.errors import StoppedError
 from mbrec.graph import Pairs
 from mbrec.models.base import Context, TrainedMethod
@@ -27,7 +28,6 @@ from mbrec.packing import pack
 from mbrec.parallel import tensor_file
 from mbrec.parallel.joining import joined
 from mbrec.parallel.team import ALONE, Team
-from mbrec.propagation import TorchEngine
 from mbrec.randomness import generator
 from mbrec.sampling import BatchSampler
 from mbrec.trainer import Silent, Trainer
