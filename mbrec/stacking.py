@@ -190,9 +190,9 @@ def learn_stack(
         scores = matrix[torch.from_numpy(users)] @ torch.from_numpy(theta).float()
         return float(pool.of(users).metric(scores, (k,), metric).sum())
 
-    def learned(users: npt.NDArray[np.int64]) -> Vector:
+    def learned(users: npt.NDArray[np.int64], near: Vector | None = None) -> Vector:
         rows = torch.from_numpy(users)
-        theta = likeliest(matrix[rows], pool.held_out[rows], missing[rows], design.prior)
+        theta = likeliest(matrix[rows], pool.held_out[rows], missing[rows], design.prior, near)
         lengths = (k, 4 * k)
         return adjusted(pool.of(users), matrix[rows], theta, design.steady, lengths, metric)
 
@@ -200,7 +200,8 @@ def learn_stack(
     crossed = 0.0
     for fold in range(FOLDS):
         mine = everyone % FOLDS == fold
-        crossed += value(learned(everyone[~mine]), everyone[mine]) if mine.any() else 0.0
+        if mine.any():
+            crossed += value(learned(everyone[~mine], theta), everyone[mine])
     count = len(everyone)
     return design.stack(
         theta,
