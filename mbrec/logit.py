@@ -6,7 +6,7 @@ the lists are better. What they are for: see `mbrec.stacking`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,52 +19,54 @@ from mbrec.candidates import Candidates
 PENALTY = 2.0  # c: on JD, values from 1 to 100 gave much the same
 _STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)  # tried around a weight, in units of scores
 _ROUNDS = 3
-_BLOCK = 32  # users at a time, whose candidates are in the cache then
+_BLOCK = 32  # users at a time
+_GRADIENT = 1e-4  # its norm at the end; sums in float32 cannot tell much less from 0
 
 Vector = npt.NDArray[np.float64]
 
 
 def likeliest(
-    matrix: Tensor, held_out: Tensor, missing: Tensor, prior: Vector, start: Vector | None = None
+    planes: Callable[[slice], Tensor],
+    held_out: Tensor,
+    missing: Tensor,
+    prior: Vector,
 ) -> Vector:
     """θ of the smallest L, by Newton steps within a trust region.
 
     Args:
-        matrix: What θ is multiplied by, of every candidate of every user. (N, W, F).
+        planes: Some of the users → what θ is multiplied by, of their candidates. (F, n, W).
         held_out: (N, W) bool.
         missing: (N, W) bool, where there is no candidate.
-        prior: θ_0 (F,).
-        start: Where to begin (F,), by default θ_0. There is one answer, but near it few steps are
-            left.
+        prior: θ_0 (F,), where the search begins.
     """
     counts = held_out.sum(1)
-    kept = counts > 0  # who has no held-out row among the candidates teaches nothing
-    if not bool(kept.any()):
+    teaching = counts > 0  # who has no held-out row among the candidates teaches nothing
+    if not bool(teaching.any()):
         return prior
-    if not bool(kept.all()):
-        matrix, held_out, missing, counts = (a[kept] for a in (matrix, held_out, missing, counts))
-    weight = counts.rsqrt()  # of each row of a user
-    total = float((weight * counts).sum())
-    penalty = PENALTY / len(matrix)
-    blocks = [slice(first, first + _BLOCK) for first in range(0, len(matrix), _BLOCK)]
+    weight = torch.where(teaching, counts.clamp(min=1).rsqrt(), 0.0)  # of each row of a user
+    mass = weight * counts
+    total, penalty = float(mass.sum()), PENALTY / int(teaching.sum())
 
-    def shares(block: slice, theta: Vector) -> tuple[Tensor, Tensor]:
-        """The softmax of each user times her weight (n, W), and the sum of her logarithms."""
-        scores = matrix[block] @ torch.from_numpy(theta).float()
+    def softmax(block: slice, mine: Tensor, theta: Vector) -> tuple[Tensor, Tensor]:
+        """The shares of each user's candidates times her mass, and the sum of her logarithms."""
+        scores = torch.tensordot(torch.from_numpy(theta).float(), mine, 1)
         scores = scores.masked_fill_(missing[block], -torch.inf)
-        mass = (weight * counts)[block]
-        return torch.softmax(scores, 1) * mass[:, None], mass @ torch.logsumexp(scores, 1)
+        logs = torch.where(teaching[block], torch.logsumexp(scores, 1), 0.0)
+        shares = torch.softmax(scores, 1).nan_to_num_()  # NaN: a user without candidates
+        return shares * mass[block, None], mass[block] @ logs
 
-    def summed(of: Callable[[slice], Tensor]) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = sum(of(block).double().numpy() for block in blocks) / total
-        return found
+    def summed(of: Callable[[slice, Tensor], Tensor]) -> npt.NDArray[np.float64]:
+        total_of = 0.0
+        for block in in_blocks(len(counts)):
+            total_of = total_of + of(block, planes(block)).double().numpy()
+        return np.asarray(total_of) / total
 
-    chosen = summed(lambda b: _summed(held_out[b] * weight[b, None], matrix[b]))
+    chosen = summed(lambda b, mine: _summed(held_out[b] * weight[b, None], mine))
 
     def objective(theta: Vector) -> tuple[float, Vector]:
-        def terms(block: slice) -> Tensor:
-            share, log = shares(block, theta)
-            return torch.cat([log[None], _summed(share, matrix[block])])
+        def terms(block: slice, mine: Tensor) -> Tensor:
+            shares, log = softmax(block, mine, theta)
+            return torch.cat([log[None], _summed(shares, mine)])
 
         log, *expected = summed(terms)
         away = theta - prior
@@ -72,22 +74,22 @@ def likeliest(
         return loss, np.array(expected) - chosen + 2 * penalty * away
 
     def curvature(theta: Vector) -> npt.NDArray[np.float64]:
-        def spread(block: slice) -> Tensor:
-            share, _ = shares(block, theta)
-            mine = matrix[block]
-            means = torch.bmm(share.unsqueeze(1), mine).squeeze(1)  # times the user's weight
-            second = mine.flatten(0, 1).T @ (share.unsqueeze(2) * mine).flatten(0, 1)
-            return second - means.T @ (means / (weight * counts)[block, None])
+        def spread(block: slice, mine: Tensor) -> Tensor:
+            shares, _ = softmax(block, mine, theta)
+            weighted = shares * mine
+            means = weighted.sum(2)  # times the user's mass
+            second = weighted.flatten(1) @ mine.flatten(1).T
+            return second - means / mass[block].clamp(min=1e-30) @ means.T
 
         return summed(spread) + 2 * penalty * np.eye(len(theta))
 
     result = optimize.minimize(
         objective,
-        prior if start is None else start,
+        prior,
         jac=True,
         hess=curvature,
         method="trust-exact",
-        options={"gtol": 1e-5},
+        options={"gtol": _GRADIENT},
     )
     theta: Vector = result.x
     return theta
@@ -95,41 +97,45 @@ def likeliest(
 
 def adjusted(
     pool: Candidates,
-    matrix: Tensor,
+    scores: Tensor,
     theta: Vector,
-    columns: Sequence[int],
+    parts: Sequence[int],
     ks: Sequence[int],
     metric: str,
 ) -> Vector:
-    """θ with some of its weights moved to where the lists are better beyond the users' noise.
+    """θ with the weights of some parts moved to where the lists are better beyond users' noise.
 
     Args:
         pool: The candidates.
-        matrix: What θ is multiplied by. (N, W, F).
-        theta: θ (F,).
-        columns: Which weights may move.
+        scores: Theirs by θ. (N, W).
+        theta: θ (F,); first come the weights of the parts.
+        parts: Which of them may move.
         ks: Lengths of the lists.
         metric: Of `mbrec.metrics`.
     """
     if not len(pool.items):
         return theta
     theta = theta.copy()
-    scores = matrix @ torch.from_numpy(theta).float()
     best = pool.metric(scores, ks, metric)
     for _ in range(_ROUNDS):
         before = theta.copy()
-        for column in columns:
+        for part in parts:
             for step in _STEPS:
-                tried = scores + step * matrix[:, :, column]
+                tried = scores + step * pool.scores[:, :, part]
                 gain = pool.metric(tried, ks, metric) - best
                 if gain.mean() > gain.std() / np.sqrt(len(gain)):
                     scores, best = tried, best + gain
-                    theta[column] += step
+                    theta[part] += step
         if np.array_equal(theta, before):
             break
     return theta
 
 
-def _summed(weights: Tensor, matrix: Tensor) -> Tensor:
-    """Σ over users and candidates of weight · row: (n, W), (n, W, F) → (F,)."""
-    return weights.flatten() @ matrix.flatten(0, 1)
+def in_blocks(users: int) -> Iterator[slice]:
+    """All users, as many at a time as the cache holds the rows of."""
+    return (slice(first, first + _BLOCK) for first in range(0, users, _BLOCK))
+
+
+def _summed(weights: Tensor, planes: Tensor) -> Tensor:
+    """Σ over users and candidates of weight · plane: (n, W), (F, n, W) → (F,)."""
+    return planes.flatten(1) @ weights.flatten()

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from torch import Tensor
 from mbrec.candidates import Candidates, find_candidates
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
-from mbrec.logit import Vector, adjusted, likeliest
+from mbrec.logit import Vector, adjusted, in_blocks, likeliest
 from mbrec.ranking import Exclusion
 from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
@@ -49,7 +50,7 @@ POPULARITY = "popularity"  # the part of a stack that holds all biases
 FOLDS = 5
 _DEPTH, _OTHERS = 60, 50
 _MOST_USERS = 1 << 13
-_CELLS = 1 << 27  # numbers of the design matrix, 4 bytes each
+_CELLS = 1 << 26  # scores of candidates, 4 bytes each
 
 Slopes = dict[str, dict[str, float]]  # part or bias → feature → slope
 
@@ -141,13 +142,12 @@ class Stack:
 
     def _popularity(self, like: Scorer, known: Known) -> Factors:
         """Σ_j (c_j + Σ_r d_jr z_r(u)) b_j(i) as the inner product of (1, z(u)) and what is left."""
-        users = _rows(known.users, torch.arange(like.num_users))
-        biases = _rows(known.biases, torch.arange(like.num_items))
+        users, biases = _table(known.users, like.num_users), _table(known.biases, like.num_items)
         weights = torch.tensor(
             [[c, *self.biases_by_user.get(name, {}).values()] for name, c in self.biases.items()]
         )
-        everyone = torch.cat([torch.ones(like.num_users, 1), users], dim=1)
-        return Factors(everyone, biases @ weights).to(like.device)
+        everyone = torch.cat([torch.ones(1, like.num_users), users])
+        return Factors(everyone.T.contiguous(), biases.T @ weights).to(like.device)
 
 
 def learn_stack(
@@ -169,7 +169,7 @@ def learn_stack(
         metric: Of `mbrec.metrics`, for what is reported, e.g. "ndcg".
         k: Its list length.
 
-    Cost: 4 bytes per user, candidate and weight, for up to 8,192 users.
+    Cost: 4 bytes per user, candidate and part, for up to 8,192 users.
     """
     design = _Design(parts, known)
     width = _OTHERS + _DEPTH * (len(parts) + len(known.leading))
@@ -179,29 +179,28 @@ def learn_stack(
         exclude,
         depth=max(_DEPTH, 4 * k),
         others=_OTHERS,
-        most_users=max(min(_MOST_USERS, _CELLS // (width * len(design.prior))), 1),
+        most_users=max(min(_MOST_USERS, _CELLS // (width * len(parts))), 1),
         also=[known.biases[name] for name in known.leading],
     )
-    matrix = design.matrix(pool)
     everyone = np.arange(len(pool.items))
-    missing = pool.items < 0
 
     def value(theta: Vector, users: npt.NDArray[np.int64]) -> float:
-        scores = matrix[torch.from_numpy(users)] @ torch.from_numpy(theta).float()
-        return float(pool.of(users).metric(scores, (k,), metric).sum())
+        mine = pool.of(users)
+        return float(mine.metric(design.scores(mine, theta), (k,), metric).sum())
 
-    def learned(users: npt.NDArray[np.int64], near: Vector | None = None) -> Vector:
-        rows = torch.from_numpy(users)
-        theta = likeliest(matrix[rows], pool.held_out[rows], missing[rows], design.prior, near)
-        lengths = (k, 4 * k)
-        return adjusted(pool.of(users), matrix[rows], theta, design.steady, lengths, metric)
+    def learned(users: npt.NDArray[np.int64]) -> Vector:
+        mine = pool.of(users)
+        planes = partial(design.planes, mine)
+        theta = likeliest(planes, mine.held_out, mine.items < 0, design.prior)
+        scores = design.scores(mine, theta)
+        return adjusted(mine, scores, theta, design.steady, (k, 4 * k), metric)
 
     theta = learned(everyone)
     crossed = 0.0
     for fold in range(FOLDS):
         mine = everyone % FOLDS == fold
         if mine.any():
-            crossed += value(learned(everyone[~mine], theta), everyone[mine])
+            crossed += value(learned(everyone[~mine]), everyone[mine])
     count = len(everyone)
     return design.stack(
         theta,
@@ -218,26 +217,50 @@ class _Design:
         self._parts, self._known = list(parts), known
         self._varying = [place for place, part in enumerate(parts.values()) if part.varies]
         self.steady = [place for place, part in enumerate(parts.values()) if not part.varies]
-        slopes = len(self._varying) * (len(known.items) + len(known.users))
-        biases = len(known.biases) * (1 + len(known.users))
-        self.prior = np.array([part.prior for part in parts.values()] + [0.0] * (slopes + biases))
-
-    def matrix(self, pool: Candidates) -> Tensor:
-        """What θ is multiplied by: (N, W, F) float32."""
-        place = pool.items.clamp(min=0)
-        there = (pool.items >= 0).unsqueeze(2)
-        items = _rows(self._known.items, place) * there
-        biases = _rows(self._known.biases, place) * there
-        users = _rows(self._known.users, pool.users).unsqueeze(1)
-        varying = pool.scores[:, :, self._varying]
-        columns = [
-            pool.scores,
-            _products(varying, items),
-            _products(varying, users),
+        like = next(iter(parts.values())).scorer
+        self._items = _table(known.items, like.num_items)
+        self._biases = _table(known.biases, like.num_items)
+        self._users = _table(known.users, like.num_users)
+        varying, biases = len(self._varying), len(known.biases)
+        self._sizes = [
+            len(parts),
+            varying * len(known.items),
+            varying * len(known.users),
             biases,
-            _products(biases, users),
+            biases * len(known.users),
         ]
-        return torch.cat(columns, dim=2)
+        slopes = sum(self._sizes[1:])
+        self.prior = np.array([part.prior for part in parts.values()] + [0.0] * slopes)
+
+    def planes(self, pool: Candidates, block: slice) -> Tensor:
+        """What θ is multiplied by, of the candidates of some users: (F, n, W) float32."""
+        # What stands where there is no candidate counts nowhere.
+        place = pool.items[block].clamp(min=0)
+        scores = pool.scores[block].permute(2, 0, 1)
+        items, biases = self._items[:, place], self._biases[:, place]
+        users = self._users[:, pool.users[block], None]
+        varying = scores[self._varying]
+        found = torch.empty(len(self.prior), *place.shape)
+        parts, by_item, by_user, plain, of_biases = found.split(self._sizes)
+        parts.copy_(scores)
+        plain.copy_(biases)
+        for left, right, into in (
+            (varying, items, by_item),
+            (varying, users, by_user),
+            (biases, users, of_biases),
+        ):
+            torch.mul(
+                left[:, None], right[None], out=into.view(len(left), len(right), *place.shape)
+            )
+        return found
+
+    def scores(self, pool: Candidates, theta: Vector) -> Tensor:
+        """The scores of all candidates by θ. (N, W)."""
+        weights = torch.from_numpy(theta).float()
+        found = torch.empty(pool.items.shape)
+        for block in in_blocks(len(found)):
+            found[block] = torch.tensordot(weights, self.planes(pool, block), 1)
+        return found
 
     def stack(self, theta: Vector, **figures: float) -> Stack:
         """θ by name."""
@@ -258,12 +281,7 @@ class _Design:
         )
 
 
-def _rows(columns: Mapping[str, Tensor], index: Tensor) -> Tensor:
-    """Those rows of the columns, side by side: (*index, columns) float32."""
-    given = [column.cpu().float()[index] for column in columns.values()]
-    return torch.stack(given, dim=-1) if given else torch.zeros(*index.shape, 0)
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """Every column of one times every column of the other: (N, W, L), (…, R) → (N, W, L · R)."""
-    return (left.unsqueeze(3) * right.unsqueeze(2)).flatten(2)
+def _table(columns: Mapping[str, Tensor], length: int) -> Tensor:
+    """The columns as rows. (columns, length) float32."""
+    given = [column.cpu().float() for column in columns.values()]
+    return torch.stack(given) if given else torch.zeros(0, length)
