@@ -7,7 +7,7 @@ from mbrec.models.bigel.model import Bigel, BigelConfig
 ENTRY = Entry(
     BigelConfig,
     Bigel,
-    train={"lr": 5e-3, "negatives": 4, "average": 0.95},
+    train={"lr": 3e-3, "negatives": 4, "average": 0.95},
     undividable=norms_of_all,
 )
 
