@@ -56,10 +56,11 @@ def likeliest(
         return shares * mass[block, None], mass[block] @ logs
 
     def summed(of: Callable[[slice, Tensor], Tensor]) -> npt.NDArray[np.float64]:
-        total_of = 0.0
-        for block in in_blocks(len(counts)):
-            total_of = total_of + of(block, planes(block)).double().numpy()
-        return np.asarray(total_of) / total
+        found: npt.NDArray[np.float64] = sum(
+            (of(block, planes(block)).double() for block in in_blocks(len(counts))),
+            torch.zeros((), dtype=torch.float64),
+        ).numpy()
+        return found / total
 
     chosen = summed(lambda b, mine: _summed(held_out[b] * weight[b, None], mine))
 

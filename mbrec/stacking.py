@@ -235,7 +235,7 @@ class _Design:
         users = self._users[:, pool.users[block], None]
         varying = scores[self._varying]
         found = torch.empty(len(self.prior), *place.shape)
-        parts, by_item, by_user, biases = found.split(self._sizes)
+        parts, by_item, by_user, biases = torch.split(found, self._sizes)
         parts.copy_(scores)
         biases.copy_(self._biases[:, place])
         for features, into in ((self._items[:, place], by_item), (users, by_user)):
