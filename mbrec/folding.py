@@ -20,10 +20,10 @@ the whole is taken from the known users by a ridge regression, once per list:
 
     ê_u = p_u M,   M = argmin Σ_{known v} ‖p_v M − e_v‖² + λ ‖M‖²
 
-Columns that are the same for all known users, as a bias has them, keep their value. This is an
-approximation, where the first kind is exact, and so are the factors of users in a stack, which
-follow from how much a user has done. With a p_u and a block of M for each behavior, users who had
-done everything gained a little, and those with clicks alone lost more: no known user is like them.
+Columns that follow from how much a user has done, as popularity in a stack does, or that are the
+same for all known users, as a bias has them, are exact; so are the factors of users in a stack. The
+rest is an approximation. With a p_u and a block of M for each behavior, users who had done
+everything gained a little, and those with clicks alone lost more: no known user is like them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import linalg, sparse
-from torch import Tensor
 
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs, merge
@@ -86,8 +85,11 @@ class FoldIn:
             parts = tuple(self.scorer(part, what) for part in scorer.parts)
             return Sum(parts, scorer.weights)
         if isinstance(scorer, Weighted):
-            by_user = self._by_activity(scorer.by_user, what)
-            return Weighted(self.scorer(scorer.inner, what), by_user, scorer.by_item)
+            by_user, follow = self._by_activity(scorer.by_user.numpy()[:, None])
+            if not follow.all():
+                raise _refused(what)
+            found = torch.from_numpy(by_user[:, 0].astype(np.float32))
+            return Weighted(self.scorer(scorer.inner, what), found, scorer.by_item)
         scaled = _has_unit_spread(scorer)
         folded = self._folded(scorer, what, scaled)
         return unit_spread(folded) if scaled else folded
@@ -185,23 +187,24 @@ class FoldIn:
         new = np.zeros((self.num_new, size))
         for rows, propagated in self._propagate(self._new, items):
             new[rows] = propagated @ fitted
-        if len(users):
-            shared = (users == users[0]).all(axis=0)
-            new[:, shared] = users[0, shared]
+        active, follow = self._by_activity(users)
+        new[:, follow] = active[:, follow]
         return Factors(torch.from_numpy(new.astype(np.float32)), factors.item_emb)
 
-    def _by_activity(self, by_user: Tensor, what: str) -> Tensor:
-        """The factors (N,) of new users, where those of known ones follow from what they did.
+    def _by_activity(self, users: Matrix) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+        """What new users have of numbers that follow from how much a user has done.
 
-        Those of a stack are a sum of ln(1 + n) of the user's items, each times a weight.
+        Args:
+            users: The numbers of the known users. (U, C).
+
+        Returns:
+            Those of the new ones (N, C), and which columns do follow (C,).
         """
         known, new = _activity(self._known), _activity(self._new)
-        wanted = by_user.numpy().astype(np.float64)
-        solution = np.linalg.lstsq(known, wanted, rcond=None)[0]
-        rest = abs(known @ solution - wanted).max(initial=0.0)
-        if rest > _CLOSE * max(abs(wanted).max(initial=0.0), 1.0):
-            raise _refused(what)
-        return torch.from_numpy((new @ solution).astype(np.float32))
+        solution = np.linalg.lstsq(known, users, rcond=None)[0]
+        rest = abs(known @ solution - users).max(axis=0, initial=0.0)
+        found: Matrix = new @ solution
+        return found, rest <= _CLOSE * np.maximum(abs(users).max(axis=0, initial=0.0), 1.0)
 
     def _propagate(
         self, relations: Mapping[str, Any], items: Matrix

@@ -2,16 +2,16 @@
 
 Feature-weighted linear stacking (Sill et al., arXiv 0911.0460): the weight of a part is a linear
 function of what is known of the item, its popularity in each behavior, and of the user, how much
-she has done of each,
+she has done of each; so is the weight of a bias, of the user alone,
 
-    ŷ(u, i) = Σ_p (w_p + Σ_q v_pq x_q(i) + Σ_r a_pr z_r(u)) s_p(u, i) + Σ_j c_j b_j(i)
+    ŷ(u, i) = Σ_p (w_p + Σ_q v_pq x_q(i) + Σ_r a_pr z_r(u)) s_p(u, i)
+            + Σ_j (c_j + Σ_r d_jr z_r(u)) b_j(i)
 
 with parts s_p of unit spread, features x_q of the items and z_r of the users, and biases b_j of the
 items. So a part may count more for items that many have bought, and less where clicks alone speak
-for an item; and for who has done little, what is popular counts more against all parts. (Biases
-with weights by user, too, made purchases on JD better, and all lists on UserBehavior worse.)
+for an item; who has done little gets more of what is popular.
 
-The weights θ = (w, v, a, c) are those of the largest penalized likelihood of the held-out rows
+The weights θ = (w, v, a, c, d) are those of the largest penalized likelihood of the held-out rows
 in a softmax over each user's candidates C_u (a conditional logit; ListNet, Cao et al., ICML 2007):
 
     L = -1/n Σ_u 1/√n_u Σ_{i held out} ln( e^ŷ(u,i) / Σ_{j ∈ C_u} e^ŷ(u,j) ) + c/n ‖θ - θ_0‖²
@@ -52,7 +52,7 @@ _DEPTH, _OTHERS = 60, 50
 _MOST_USERS = 1 << 13
 _CELLS = 1 << 26  # scores of candidates, 4 bytes each
 
-Slopes = dict[str, dict[str, float]]  # part → feature → slope
+Slopes = dict[str, dict[str, float]]  # part or bias → feature → slope
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Stack:
     by_item: Slopes  # part → feature → v_pq
     by_user: Slopes  # part → feature → a_pr
     biases: dict[str, float]  # bias → c_j
+    biases_by_user: Slopes  # bias → feature → d_jr
     value: float = float("nan")  # the metric, on the rows that it was learned from
     prior: float = float("nan")  # by the prior weights alone
     cross_fitted: float = float("nan")  # each fifth of the users ranked by what the others taught
@@ -140,10 +141,13 @@ class Stack:
         return Weighted(inner, by_user.to(inner.device), by_item.to(inner.device))
 
     def _popularity(self, like: Scorer, known: Known) -> Factors:
-        """Σ_j c_j b_j(i)."""
-        weights = torch.tensor(list(self.biases.values()))
-        total = weights @ _table({name: known.biases[name] for name in self.biases}, like.num_items)
-        return Factors(torch.ones(like.num_users, 1), total.unsqueeze(1)).to(like.device)
+        """Σ_j (c_j + Σ_r d_jr z_r(u)) b_j(i) as the inner product of (1, z(u)) and what is left."""
+        users, biases = _table(known.users, like.num_users), _table(known.biases, like.num_items)
+        weights = torch.tensor(
+            [[c, *self.biases_by_user.get(name, {}).values()] for name, c in self.biases.items()]
+        )
+        everyone = torch.cat([torch.ones(1, like.num_users), users])
+        return Factors(everyone.T.contiguous(), biases.T @ weights).to(like.device)
 
 
 def learn_stack(
@@ -207,7 +211,7 @@ def learn_stack(
 
 
 class _Design:
-    """Which number of a vector θ is which weight: w of all parts, then v, a and c."""
+    """Which number of a vector θ is which weight: w of all parts, then v, a, c and d."""
 
     def __init__(self, parts: Mapping[str, Part], known: Known) -> None:
         self._parts, self._known = list(parts), known
@@ -217,12 +221,13 @@ class _Design:
         self._items = _table(known.items, like.num_items)
         self._biases = _table(known.biases, like.num_items)
         self._users = _table(known.users, like.num_users)
-        varying = len(self._varying)
+        varying, biases = len(self._varying), len(known.biases)
         self._sizes = [
             len(parts),
             varying * len(known.items),
             varying * len(known.users),
-            len(known.biases),
+            biases,
+            biases * len(known.users),
         ]
         slopes = sum(self._sizes[1:])
         self.prior = np.array([part.prior for part in parts.values()] + [0.0] * slopes)
@@ -232,15 +237,21 @@ class _Design:
         # What stands where there is no candidate counts nowhere.
         place = pool.items[block].clamp(min=0)
         scores = pool.scores[block].permute(2, 0, 1)
+        items, biases = self._items[:, place], self._biases[:, place]
         users = self._users[:, pool.users[block], None]
         varying = scores[self._varying]
         found = torch.empty(len(self.prior), *place.shape)
-        parts, by_item, by_user, biases = torch.split(found, self._sizes)
+        parts, by_item, by_user, plain, of_biases = torch.split(found, self._sizes)
         parts.copy_(scores)
-        biases.copy_(self._biases[:, place])
-        for features, into in ((self._items[:, place], by_item), (users, by_user)):
-            shape = len(varying), len(features), *place.shape
-            torch.mul(varying[:, None], features[None], out=into.view(shape))
+        plain.copy_(biases)
+        for left, right, into in (
+            (varying, items, by_item),
+            (varying, users, by_user),
+            (biases, users, of_biases),
+        ):
+            torch.mul(
+                left[:, None], right[None], out=into.view(len(left), len(right), *place.shape)
+            )
         return found
 
     def scores(self, pool: Candidates, theta: Vector) -> Tensor:
@@ -254,16 +265,18 @@ class _Design:
     def stack(self, theta: Vector, **figures: float) -> Stack:
         """θ by name."""
         left = iter(float(number) for number in theta)
+        varying = [self._parts[place] for place in self._varying]
+        known = self._known
 
-        def slopes(features: Iterable[str]) -> Slopes:
-            varying = (self._parts[place] for place in self._varying)
-            return {name: {feature: next(left) for feature in features} for name in varying}
+        def slopes(names: Iterable[str], features: Iterable[str]) -> Slopes:
+            return {name: {feature: next(left) for feature in features} for name in names}
 
         return Stack(
             weights={name: next(left) for name in self._parts},
-            by_item=slopes(self._known.items),
-            by_user=slopes(self._known.users),
-            biases={name: next(left) for name in self._known.biases},
+            by_item=slopes(varying, known.items),
+            by_user=slopes(varying, known.users),
+            biases={name: next(left) for name in known.biases},
+            biases_by_user=slopes(known.biases, known.users),
             **figures,
         )
 

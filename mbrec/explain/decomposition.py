@@ -58,7 +58,8 @@ def decompose(scorer: Scorer, asked: Asked, name: str = "") -> list[Shares]:
         factor = float(scorer.by_user[asked.user] + scorer.by_item[asked.item])
         return [shares.scaled(factor) for shares in decompose(scorer.inner, asked, name)]
     if isinstance(scorer, Factors):
-        if scorer.user_emb.shape[1] == 1:  # the same for all users but for a factor
+        # What is the same for all users but for a factor is popularity, under any name.
+        if name == POPULARITY or scorer.user_emb.shape[1] == 1:
             return [single(name or POPULARITY, _score(scorer, asked))]
         return asked.factors(scorer, name)
     if isinstance(scorer, Sparse):

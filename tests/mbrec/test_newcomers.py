@@ -72,6 +72,10 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
         "weighted": Weighted(
             unit_spread(ItemNeighbors(past, neighbors)), active(dataset), tail.item_emb[:, 0]
         ),
+        "popularity by activity": Factors(
+            torch.stack([torch.ones(dataset.num_users), active(dataset)], 1),
+            torch.rand(30, 2, generator=generator),
+        ),
         "with popularity": Sum((ItemNeighbors(past, neighbors), tail), (1.0, 0.25)),
     }
 
@@ -102,6 +106,7 @@ def test_how_lately_a_new_user_did_something_counts_as_for_a_known_one(
         "history",
         "scaled",
         "weighted",
+        "popularity by activity",
         "with popularity",
     ],
 )

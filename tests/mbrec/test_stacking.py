@@ -126,21 +126,26 @@ def test_a_weight_may_depend_on_the_item_and_items_have_biases() -> None:
     assert Stack.of(stack.plain()) == stack
 
 
-def test_a_weight_may_depend_on_the_user() -> None:
+def test_a_weight_and_a_bias_may_depend_on_the_user() -> None:
     part = Part(unit_spread(factors(1)), varies=True)
-    active = torch.rand(USERS, generator=random(21)) * 2 - 1
-    scores = dense(part.scorer) * (1 + active[:, None]) + POPULAR
+    active = torch.randn(USERS, generator=random(21))
+    scores = dense(part.scorer) * (1.5 + active[:, None]) + 2 * (1 - active[:, None]) * POPULAR
     rows = held_out(scores, 5)
     biases = {"popularity": POPULAR}
     plain = learned({"part": replace(part, varies=False)}, rows, Known(biases=biases))
     known = Known(users={"activity": active}, biases=biases)
     stack = learned({"part": part}, rows, known)
-    weight, slope = stack.weights["part"], stack.by_user["part"]["activity"]
-    assert slope / weight == pytest.approx(1.0, abs=0.5)
-    assert stack.cross_fitted > plain.cross_fitted + 0.05
+    weight, bias = stack.weights["part"], stack.biases["popularity"]
+    slope, of_bias = (
+        stack.by_user["part"]["activity"],
+        stack.biases_by_user["popularity"]["activity"],
+    )
+    assert slope / weight == pytest.approx(1 / 1.5, abs=0.4)
+    assert of_bias / bias == pytest.approx(-1.0, abs=0.4)
+    assert stack.cross_fitted > plain.cross_fitted + 0.1
     found = dense(stack.scorer({"part": part}, known))
     expected = dense(part.scorer) * (weight + slope * active[:, None])
-    expected += stack.biases["popularity"] * POPULAR
+    expected += (bias + of_bias * active[:, None]) * POPULAR
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert Stack.of(stack.plain()) == stack
 
@@ -163,10 +168,10 @@ def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPa
 
     def loss(theta: np.ndarray) -> float:
         scores = (theta[0] + theta[2] * x + theta[3] * z) * a + theta[1] * b
-        scores += theta[4] * y
+        scores += (theta[4] + theta[5] * z) * y
         logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
         likelihood = (weight[:, None] * random_rows * logs).sum() / (weight * counts).sum()
-        away = theta - np.array([0.3, 0, 0, 0, 0])
+        away = theta - np.array([0.3, 0, 0, 0, 0, 0])
         return float(-likelihood + PENALTY / n_users * (away @ away))
 
     best = np.array(
@@ -176,9 +181,10 @@ def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPa
             stack.by_item["a"]["x"],
             stack.by_user["a"]["z"],
             stack.biases["y"],
+            stack.biases_by_user["y"]["z"],
         ]
     )
-    for step in np.vstack([np.eye(5), -np.eye(5)]) * 0.02:
+    for step in np.vstack([np.eye(6), -np.eye(6)]) * 0.02:
         assert loss(best + step) > loss(best)
 
 

@@ -119,7 +119,8 @@ class BigelPlusConfig(BigelConfig):
     behavior."""
 
     by_activity: bool = True
-    """Let it depend on how much the user has done in every behavior."""
+    """Let what they and popularity count depend on how much the user has done in every
+    behavior."""
 
     @model_validator(mode="after")
     def _one_branch(self) -> BigelPlusConfig:
