@@ -30,7 +30,7 @@ standard error of the users' paired differences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -142,12 +142,12 @@ class Stack:
 
     def _popularity(self, like: Scorer, known: Known) -> Factors:
         """Σ_j (c_j + Σ_r d_jr z_r(u)) b_j(i) as the inner product of (1, z(u)) and what is left."""
-        users, biases = _table(known.users, like.num_users), _table(known.biases, like.num_items)
-        weights = torch.tensor(
-            [[c, *self.biases_by_user.get(name, {}).values()] for name, c in self.biases.items()]
-        )
+        biases = _table(known.biases, like.num_items)
+        rows = [[c, *self.biases_by_user.get(name, {}).values()] for name, c in self.biases.items()]
+        learned = next(iter(self.biases_by_user.values()), {})
+        users = _table({name: known.users[name] for name in learned}, like.num_users)
         everyone = torch.cat([torch.ones(1, like.num_users), users])
-        return Factors(everyone.T.contiguous(), biases.T @ weights).to(like.device)
+        return Factors(everyone.T.contiguous(), biases.T @ torch.tensor(rows)).to(like.device)
 
 
 def learn_stack(
@@ -169,9 +169,11 @@ def learn_stack(
         metric: Of `mbrec.metrics`, for what is reported, e.g. "ndcg".
         k: Its list length.
 
+    Whether the weights depend on the user, too, is chosen by the cross-fitted metric: where rows
+    are few, that costs more than it brings.
+
     Cost: 4 bytes per user, candidate and part, for up to 8,192 users.
     """
-    design = _Design(parts, known)
     width = _OTHERS + _DEPTH * (len(parts) + len(known.leading))
     pool = find_candidates(
         [part.scorer for part in parts.values()],
@@ -182,6 +184,14 @@ def learn_stack(
         most_users=max(min(_MOST_USERS, _CELLS // (width * len(parts))), 1),
         also=[known.biases[name] for name in known.leading],
     )
+    alike = _learned(_Design(parts, replace(known, users={})), pool, metric, k)
+    if not known.users:
+        return alike
+    by_user = _learned(_Design(parts, known), pool, metric, k)
+    return max(alike, by_user, key=lambda stack: stack.cross_fitted)
+
+
+def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> Stack:
     everyone = np.arange(len(pool.items))
 
     def value(theta: Vector, users: npt.NDArray[np.int64]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mbrec import stacking
 from mbrec.candidates import find_candidates
 from mbrec.graph import Pairs
 from mbrec.logit import PENALTY
@@ -158,7 +159,15 @@ def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPa
     known = Known({"x": POPULAR}, {"z": active}, {"y": POPULAR.square()})
     random_rows = np.random.default_rng(4).random((USERS, ITEMS)) < 0.05
     user, item = (a.astype(np.int32) for a in np.nonzero(random_rows))
-    stack = learned(parts, Pairs(user, item), known)
+    pool = find_candidates(
+        [part.scorer for part in parts.values()],
+        Pairs(user, item),
+        NOTHING,
+        depth=ITEMS,
+        others=1,
+        most_users=USERS,
+    )
+    stack = stacking._learned(stacking._Design(parts, known), pool, "ndcg", 5)
     a, b = (dense(part.scorer).double().numpy() for part in parts.values())
     x, y = (t.double().numpy() for t in (POPULAR, POPULAR.square()))
     z = active.double().numpy()[:, None]

@@ -119,8 +119,8 @@ class BigelPlusConfig(BigelConfig):
     behavior."""
 
     by_activity: bool = True
-    """Let what they and popularity count depend on how much the user has done in every
-    behavior."""
+    """Let what they and popularity count depend on how much the user has done in every behavior,
+    where that makes the lists of a behavior better to users it was not learned from."""
 
     @model_validator(mode="after")
     def _one_branch(self) -> BigelPlusConfig:
