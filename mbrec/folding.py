@@ -98,8 +98,8 @@ class FoldIn:
         if isinstance(scorer, Factors):
             return self._factors(scorer)
         if isinstance(scorer, Sparse):
-            latest = self._latest(scorer, what)
-            return latest or self._history(scorer, what, scaled)
+            plain = self._sum(scorer, scaled)  # first: how lately one item was done is no matter
+            return plain or self._latest(scorer, what) or self._history(scorer, what, scaled)
         if isinstance(scorer, ItemToItem):
             return ItemToItem(self._history(scorer.history, what, scaled), scorer.similarity)
         if isinstance(scorer, ItemNeighbors):
@@ -107,6 +107,13 @@ class FoldIn:
         raise _refused(what)
 
     def _history(self, history: Sparse, what: str, scaled: bool) -> Sparse:
+        """What `_sum` gives; refused where it is nothing."""
+        found = self._sum(history, scaled)
+        if found is None:
+            raise _refused(what)
+        return found
+
+    def _sum(self, history: Sparse, scaled: bool) -> Sparse | None:
         """The new users' history, by the weights that the behaviors have in the known one.
 
         Where every user has a scale of her own, the weights are known but for a common factor,
@@ -115,7 +122,7 @@ class FoldIn:
         found = _matrix(history)
         weights = self._proportions(found) if scaled else self._weights(found)
         if weights is None:
-            raise _refused(what)
+            return None
         result = _weighted(self._new, weights)
         result.eliminate_zeros()
         result.sort_indices()
@@ -127,10 +134,7 @@ class FoldIn:
         place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         values = scorer.values.numpy()
         rows = np.repeat(np.arange(len(counts)), counts)
-        # With one item per user at most it is a plain history, too.
-        if counts.max(initial=0) < 2 or not np.allclose(
-            values[np.lexsort((-values, rows))], 1 / (1 + place)
-        ):
+        if not np.allclose(values[np.lexsort((-values, rows))], 1 / (1 + place)):
             return None
         found = _matrix(scorer).sign()
         for asked, behavior in itertools.permutations(self.known, 2):

@@ -98,6 +98,27 @@ def test_how_lately_a_new_user_did_something_counts_as_for_a_known_one(
     assert "timestamp" in caught.value.remedy
 
 
+def test_the_latest_item_counts_as_such_where_no_user_has_two(
+    tiny_dataset: PreparedDataset,
+) -> None:
+    """Rare behaviors leave one item per user at most, and it is no plain history for that."""
+    relations = dict(tiny_dataset.train_relations())
+    asked, behavior = tiny_dataset.behaviors[0], tiny_dataset.behaviors[-1]
+    everything = relations[asked]
+    done = set(zip(*(a.tolist() for a in everything.tensors()), strict=True))
+    first = dict(sorted(done, reverse=True))
+    left = sorted((user, item) for user, item in done if item != first[user] or user % 3)
+    users, items = (np.array(column, np.int32) for column in zip(*left, strict=True))
+    relations[behavior] = Pairs(users, items)  # all but one item of every third user
+    times = np.arange(len(everything))
+    scorer = latest_first(everything, times, relations[behavior], 24, 30)
+    assert int(scorer.indptr.diff().max()) == 1
+    fold = FoldIn(relations, relations, 24, 24, 30, {asked: times})
+    folded = fold.scorer(scorer, "a run")
+    everybody = torch.arange(24)
+    torch.testing.assert_close(folded.scores(everybody, 0, 30), scorer.scores(everybody, 0, 30))
+
+
 @pytest.mark.parametrize(
     "kind",
     [
