@@ -65,6 +65,8 @@ def likeliest(
     chosen = summed(lambda b, mine: _summed(held_out[b] * weight[b, None], mine))
 
     def objective(theta: Vector) -> tuple[float, Vector]:
+        """L, and its gradient (F,)."""
+
         def terms(block: slice, mine: Tensor) -> Tensor:
             shares, log = softmax(block, mine, theta)
             return torch.cat([log[None], _summed(shares, mine)])
@@ -75,6 +77,8 @@ def likeliest(
         return loss, np.array(expected) - chosen + 2 * penalty * away
 
     def curvature(theta: Vector) -> npt.NDArray[np.float64]:
+        """The second derivatives of L. (F, F)."""
+
         def spread(block: slice, mine: Tensor) -> Tensor:
             shares, _ = softmax(block, mine, theta)
             weighted = shares * mine

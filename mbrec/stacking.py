@@ -169,8 +169,8 @@ def learn_stack(
         metric: Of `mbrec.metrics`, for what is reported, e.g. "ndcg".
         k: Its list length.
 
-    Whether the weights depend on the user, too, is chosen by the cross-fitted metric: where rows
-    are few, that costs more than it brings.
+    Whether the weights depend on the user, too, is chosen by the cross-fitted metric: it makes some
+    lists better, and others worse. That choice makes `cross_fitted` itself a little too good.
 
     Cost: 4 bytes per user, candidate and part, for up to 8,192 users.
     """
