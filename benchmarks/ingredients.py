@@ -25,11 +25,12 @@ from mbrec.models.bigel_plus import BigelPlus
 from mbrec.run import CHECKPOINTS
 from mbrec.stacking import Part
 
-COUNTED = ("walk", "linear", "history", "popularity")
+COUNTED = ("walk", "linear", "userknn", "history", "popularity")
 VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {},
     "- walk": {"walk": False},
     "- linear": {"linear": False},
+    "- userknn": {"userknn": False},
     "- history": {"history": False},
     "- popularity": {"popularity": False, "by_popularity": False},
     "- weights by popularity": {"by_popularity": False},
@@ -85,7 +86,9 @@ def learned(
         for name, weight in method.named_parameters():
             weight.copy_(trained[name])
     similar.update({} if similar else method.similarities)
-    method.similarities = {n: p for n, p in similar.items() if changes.get(n, True)}
+    method.similarities = {
+        n: p for n, p in similar.items() if changes.get(n.partition("/")[0], True)
+    }
     valid = {name: dataset.pairs(name, "valid") for name in dataset.behaviors}
     metric = settings.train.metric.partition("@")[0]
     held_out = {name: pairs for name, pairs in valid.items() if len(pairs)}

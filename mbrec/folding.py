@@ -6,6 +6,9 @@ the last entry. A new user's history is the same sum over her edges, and her sco
 those that the run would give a known user with these edges. Where a method has scaled every user's
 scores to standard deviation 1, so are hers.
 
+Who is like a new user follows from her edges and those of the known users, and these are her neighbors
+(UserKNN), exactly as they would be a known user's.
+
 A part of a blend that says how lately something was done (1 / n for the n-th latest item) follows
 from the times of the new users' events in the same way.
 
@@ -40,10 +43,20 @@ import torch
 from scipy import linalg, sparse
 
 from mbrec.errors import ArtefactError
+from mbrec.folding_neighbors import folded_neighbors
 from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.models.base import Times
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
 from mbrec.spread import unit_spread
 
 RIDGE = 1e-3  # λ, as a share of the mean squared column of p
@@ -104,6 +117,11 @@ class FoldIn:
             return ItemToItem(self._history(scorer.history, what, scaled), scorer.similarity)
         if isinstance(scorer, ItemNeighbors):
             return ItemNeighbors(self._history(scorer.history, what, scaled), scorer.neighbors)
+        if isinstance(scorer, UserNeighbors):
+            known, new = (self._merged(relations) for relations in (self._known, self._new))
+            neighbors = folded_neighbors(scorer, _matrix(scorer.similar), known, new)
+            if neighbors is not None:
+                return neighbors
         raise _refused(what)
 
     def _history(self, history: Sparse, what: str, scaled: bool) -> Sparse:
@@ -214,13 +232,18 @@ class FoldIn:
         self, relations: Mapping[str, Any], items: Matrix
     ) -> Iterator[tuple[npt.NDArray[np.int64], Matrix]]:
         """Blocks of users with any edge: who they are, and their p (B, d)."""
-        merged = _weighted(relations, dict.fromkeys(relations, 1.0)).sign()
+        merged = self._merged(relations).sign()
         counts = np.diff(merged.indptr)
         scaled = self._item_scale[:, None] * items
         users = np.flatnonzero(counts)
         for start in range(0, len(users), _ROWS):
             rows = users[start : start + _ROWS]
             yield rows, _inverse_root(counts[rows])[:, None] * (merged[rows] @ scaled)
+
+    @staticmethod
+    def _merged(relations: Mapping[str, Any]) -> Any:
+        """The number of behaviors that a user has done to an item."""
+        return _weighted(relations, dict.fromkeys(relations, 1.0)).tocsr()
 
     @cached_property
     def _known(self) -> dict[str, Any]:

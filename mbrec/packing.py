@@ -11,13 +11,23 @@ import torch
 from torch import Tensor
 
 from mbrec.errors import DataError
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
 
 _KINDS: dict[str, type[Any]] = {
     "factors": Factors,
     "sparse": Sparse,
     "item-to-item": ItemToItem,
     "item-neighbors": ItemNeighbors,
+    "user-neighbors": UserNeighbors,
     "weighted": Weighted,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}

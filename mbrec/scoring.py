@@ -1,8 +1,9 @@
 """What a trained method leaves behind: something that scores all items for given users.
 
-Four kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user), and
-`ItemToItem` or `ItemNeighbors` (the user's history times item similarities); `Weighted` weights
-users and items of one, and `Sum` adds kinds up.
+Five kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user),
+`ItemToItem` or `ItemNeighbors` (the user's history times item similarities), and `UserNeighbors`
+(similarities of users times their histories); `Weighted` weights users and items of one, and `Sum`
+adds kinds up.
 All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 """
 
@@ -216,13 +217,46 @@ class ItemNeighbors:
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
-        row, item, weight = self.history.rows(user_idx)
-        entry, scored, similarity = self.neighbors.rows(item)
-        return _block(row[entry], scored, weight[entry] * similarity, len(user_idx), start, stop)
+        return _products(self.history, self.neighbors, user_idx, start, stop)
 
     def to(self, device: torch.device | str) -> ItemNeighbors:
         """The same on another device."""
         return ItemNeighbors(self.history.to(device), self.neighbors.to(device))
+
+
+@dataclass(frozen=True)
+class UserNeighbors:
+    """Score = Σ over the user's neighbors of similarity · what they have done."""
+
+    similar: Sparse  # (U, V), row: who is asked about; column: one of the V users known
+    histories: Sparse  # (V, I)
+
+    def __post_init__(self) -> None:
+        fits = self.similar.num_items == self.histories.num_users
+        _check(fits, "the histories do not fit the neighbors")
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.similar.num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.histories.num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where the histories are."""
+        return self.histories.device
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        return _products(self.similar, self.histories, user_idx, start, stop)
+
+    def to(self, device: torch.device | str) -> UserNeighbors:
+        """The same on another device."""
+        return UserNeighbors(self.similar.to(device), self.histories.to(device))
 
 
 @dataclass(frozen=True)
@@ -299,6 +333,13 @@ class Sum:
     def to(self, device: torch.device | str) -> Sum:
         """The same on another device."""
         return Sum(tuple(part.to(device) for part in self.parts), self.weights)
+
+
+def _products(left: Sparse, right: Sparse, rows: Tensor, start: int, stop: int) -> Tensor:
+    """Some rows (B,) of the product of two sparse matrices, dense: (B, stop - start)."""
+    row, inner, weight = left.rows(rows)
+    entry, scored, value = right.rows(inner)
+    return _block(row[entry], scored, weight[entry] * value, len(rows), start, stop)
 
 
 def _block(row: Tensor, item: Tensor, value: Tensor, height: int, start: int, stop: int) -> Tensor:

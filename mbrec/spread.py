@@ -7,7 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
 
 _CELLS = 1 << 24  # scores of one scorer held at a time
 
@@ -29,6 +38,8 @@ def rescaled(scorer: Scorer, factor: Tensor) -> Scorer:
         return _rescaled_rows(scorer, factor)
     if isinstance(scorer, (ItemToItem, ItemNeighbors)):
         return replace(scorer, history=_rescaled_rows(scorer.history, factor))
+    if isinstance(scorer, UserNeighbors):
+        return replace(scorer, similar=_rescaled_rows(scorer.similar, factor))
     if isinstance(scorer, Weighted):
         return replace(scorer, inner=rescaled(scorer.inner, factor))
     if isinstance(scorer, Sum):

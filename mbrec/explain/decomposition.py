@@ -13,10 +13,20 @@ import numpy as np
 import torch
 
 from mbrec.explain.shares import Done, Shares, single
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
 
 POPULARITY = "popularity"
 SIMILAR = "similar items"
+ALIKE = "similar users"
 STORED = "stored score"
 EMBEDDINGS = "embeddings"
 
@@ -67,6 +77,9 @@ def decompose(scorer: Scorer, asked: Asked, name: str = "") -> list[Shares]:
         return _own(name or STORED, asked, value) if value else []
     if isinstance(scorer, (ItemNeighbors, ItemToItem)):
         return _similar(name or SIMILAR, scorer, asked)
+    if isinstance(scorer, UserNeighbors):
+        value = _score(scorer, asked)
+        return [single(name or ALIKE, value)] if value else []
     raise TypeError(f"no rule to explain {type(scorer).__name__}")
 
 

@@ -9,6 +9,7 @@ BUILT_IN = {
     "ease": "mbrec.models.ease",
     "ghcf": "mbrec.models.ghcf",
     "itemknn": "mbrec.models.itemknn",
+    "userknn": "mbrec.models.userknn",
     "lightgcn": "mbrec.models.lightgcn",
     "mb-cgcn": "mbrec.models.mb_cgcn",
     "mb-gmn": "mbrec.models.mb_gmn",

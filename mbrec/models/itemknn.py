@@ -15,7 +15,6 @@ item to sum 1, which the original offers. Users without a history get what is po
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +25,8 @@ from mbrec.history import scorable, weighted_history
 from mbrec.memory import require_memory
 from mbrec.models.base import Context, Entry, Method, MethodConfig, check_names
 from mbrec.models.mostpop import popularity_tail
+from mbrec.nearest import BLOCK, BYTES, nearest
 from mbrec.scoring import ItemNeighbors, Sum
-
-_BLOCK = 1 << 23  # products of a block of items, each up to 60 bytes while it is sorted
-_BYTES = 60
 
 
 class ItemKnnConfig(MethodConfig):
@@ -80,7 +77,7 @@ class ItemKnn(Method):
         result = {}
         for group in groups:
             history = weighted_history(context, group, self.config.weights)
-            similar = _nearest(history, self.config, self.config.itself if merged else 0.0)
+            similar = _similar(history, self.config, self.config.itself if merged else 0.0)
             scorer = ItemNeighbors(scorable(history), scorable(similar)).to(context.device)
             for name in group:
                 result[name] = Sum((scorer, popularity_tail(context, name)), (1.0, 1.0))
@@ -90,46 +87,28 @@ class ItemKnn(Method):
         items = self._context.num_items
         kept = min(self.config.neighbors, items) * items
         require_memory(
-            kept * (matrices * 2 * 12 + 24) + _BLOCK * _BYTES,
+            kept * (matrices * 2 * 12 + 24) + BLOCK * BYTES,
             f"ItemKNN with {self.config.neighbors} neighbors for each of {items:,} items",
             "Lower model.neighbors, or prepare the data with fewer items (a higher --min-item).",
         )
 
 
-def _nearest(history: Any, config: ItemKnnConfig, itself: float) -> Any:
+def _similar(history: Any, config: ItemKnnConfig, itself: float) -> Any:
     """S (I, I), the rows cut to the most similar items; CSR, indices ascending."""
     items = history.T.tocsr()  # (I, U)
     norms = np.sqrt(np.asarray(items.multiply(items).sum(axis=1)).ravel())  # (I,)
-    blocks = [sparse.csr_matrix((0, history.shape[1]), dtype=np.float32)]
-    for start, stop in _blocks(history, items):
-        products = (items[start:stop] @ history).tocoo()
-        row, column = products.row, products.col
-        own = row + start == column
-        values = products.data / (norms[row + start] * norms[column] + config.shrink)
-        values[own] = itself
-        order = np.lexsort((column, -values, ~own, row))  # the item itself costs no neighbor
-        counts = np.bincount(row, minlength=stop - start)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        kept = order[(place <= config.neighbors) & (values[order] > 0)]
-        block = sparse.csr_matrix(
-            (values[kept].astype(np.float32), (row[kept], column[kept])), products.shape
-        )
-        block.sort_indices()
-        blocks.append(block)
-    return sparse.vstack(blocks, format="csr")
-
-
-def _blocks(history: Any, items: Any) -> Iterator[tuple[int, int]]:
-    """Ranges of items with at most `_BLOCK` products each, or of one item."""
-    users = items.copy()
-    users.data = np.ones(len(users.data), np.int64)
-    done = np.cumsum(users @ np.diff(history.indptr).astype(np.int64))  # Σ over users of |N_u|
-    start = 0
-    while start < len(done):
-        before = done[start - 1] if start else 0
-        stop = max(int(np.searchsorted(done, before + _BLOCK, side="right")), start + 1)
-        yield start, stop
-        start = stop
+    others = nearest(
+        items,
+        history,
+        config.neighbors,
+        lambda row, column, product: product / (norms[row] * norms[column] + config.shrink),
+    )
+    if not itself:
+        return others
+    own = sparse.diags((norms > 0) * np.float32(itself), format="csr", dtype=np.float32)
+    similar = others + own  # the item itself costs no neighbor
+    similar.sort_indices()
+    return similar
 
 
 ENTRY = Entry(ItemKnnConfig, ItemKnn, needs_engine=False)

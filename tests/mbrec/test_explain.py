@@ -61,6 +61,7 @@ def gap(explanation: Explanation) -> float:
         ("bigel-plus", {"size": 8, "context_size": 4, "blend": False}, EXACT),
         ("bigel-plus", {"size": 8, "cascade": False, "context_size": 4}, EXACT),
         ("itemknn", {"weights": {"click": 0.5}}, EXACT),
+        ("userknn", {}, EXACT),
         ("ease", {"history": "behavior"}, EXACT),
         ("ownhistory", {}, EXACT),
         ("mostpop", {}, EXACT),

@@ -20,7 +20,17 @@ from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.newcomers import export_new_users, find_newcomers
 from mbrec.run import Run
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
+from mbrec.similar_users import similar_users
 from mbrec.spread import unit_spread
 
 WEIGHTS = {"click": 1.0, "favorite": 0.5, "purchase": 3.0}
@@ -146,6 +156,47 @@ def test_a_history_that_is_no_sum_of_behaviors_is_refused(tiny_dataset: Prepared
     odd = Sparse(past.indptr, past.items, past.values + torch.arange(len(past.values)), past.width)
     with pytest.raises(ArtefactError, match="the run, 'click' cannot be folded in"):
         fold_known_users(tiny_dataset).scorer(odd, "the run, 'click'")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_neighbors_of_a_new_user_are_those_of_a_known_user_with_her_edges(
+    tiny_dataset: PreparedDataset, scaled: bool
+) -> None:
+    relations = tiny_dataset.train_relations()
+    groups: list[dict[str, Pairs]] = []
+    for first, stop in ((0, 16), (16, 24)):
+        found = {}
+        for name, pairs in relations.items():
+            mine = (pairs.user_idx >= first) & (pairs.user_idx < stop)
+            found[name] = Pairs(pairs.user_idx[mine] - first, pairs.item_idx[mine])
+        groups.append(found)
+    known, new = (
+        np.sum(
+            [Sparse.from_pairs(p, n, 30).scores(torch.arange(n), 0, 30) for p in group.values()], 0
+        )
+        for group, n in zip(groups, (16, 8), strict=True)
+    )
+    similar = scorable(similar_users(sparse.csr_matrix(known), 5, 0.25))
+    past = scorable(sparse.csr_matrix(known))
+    neighbors: Scorer = UserNeighbors(similar, past)
+    fold = FoldIn(*groups, 16, 8, 30)
+    folded = fold.scorer(unit_spread(neighbors) if scaled else neighbors, "a run")
+
+    weights = [side / np.sqrt(np.maximum((known > 0).sum(0), 1)) for side in (new, known)]
+    lengths = np.outer(*(np.linalg.norm(rows, axis=1) for rows in weights))
+    alike = weights[0] @ weights[1].T / (lengths + 0.25)
+    for row in alike:
+        row[np.argsort(-row, kind="stable")[5:]] = 0
+    expected = alike @ known
+    if scaled:
+        expected /= expected.std(1, keepdims=True)
+    np.testing.assert_allclose(
+        folded.scores(torch.arange(8), 0, 30), expected, rtol=1e-4, atol=1e-4
+    )
+
+    odd = replace(similar, values=similar.values + torch.arange(len(similar.values)) % 3)
+    with pytest.raises(ArtefactError, match="a run cannot be folded in"):
+        fold.scorer(UserNeighbors(odd, past), "a run")
 
 
 def test_factors_of_users_that_do_not_follow_from_activity_are_refused(

@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from mbrec.errors import DataError
 from mbrec.packing import pack, unpack
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
 
 USERS, ITEMS = 5, 7
 
@@ -39,6 +48,10 @@ KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
     "item to item": (lambda: ItemToItem(sparse(HISTORY), SIMILARITY), HISTORY @ SIMILARITY),
     "item neighbors": (
         lambda: ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY)),
+        HISTORY @ SIMILARITY,
+    ),
+    "user neighbors": (
+        lambda: UserNeighbors(sparse(HISTORY), sparse(SIMILARITY)),
         HISTORY @ SIMILARITY,
     ),
     "weighted": (
@@ -96,6 +109,7 @@ def test_embeddings_have_a_name_for_each_behavior() -> None:
         lambda: Sparse.of(torch.tensor([0, 1]), torch.tensor([ITEMS]), torch.ones(1), ITEMS),
         lambda: ItemToItem(sparse(HISTORY), SIMILARITY[:3]),
         lambda: ItemNeighbors(sparse(HISTORY), sparse(SIMILARITY[:3])),
+        lambda: UserNeighbors(sparse(HISTORY), sparse(SIMILARITY[:3])),
         lambda: Weighted(sparse(HISTORY), BY_USER, BY_ITEM[:2]),
         lambda: Weighted(sparse(HISTORY), BY_USER[:2], BY_ITEM),
         lambda: Sum((sparse(HISTORY), sparse(SIMILARITY)), (1.0, 1.0)),

@@ -14,7 +14,16 @@ from mbrec.candidates import find_candidates
 from mbrec.graph import Pairs
 from mbrec.logit import PENALTY
 from mbrec.ranking import Exclusion
-from mbrec.scoring import Factors, ItemNeighbors, ItemToItem, Scorer, Sparse, Sum, Weighted
+from mbrec.scoring import (
+    Factors,
+    ItemNeighbors,
+    ItemToItem,
+    Scorer,
+    Sparse,
+    Sum,
+    UserNeighbors,
+    Weighted,
+)
 from mbrec.spread import rescaled, unit_spread
 from mbrec.stacking import Known, Part, Stack, learn_stack
 
@@ -50,6 +59,7 @@ KINDS: dict[str, Scorer] = {
     "sparse": sparse(USERS, 2),
     "item to item": ItemToItem(sparse(USERS, 3), torch.randn(ITEMS, ITEMS, generator=random(4))),
     "item neighbors": ItemNeighbors(sparse(USERS, 5), sparse(ITEMS, 6)),
+    "user neighbors": UserNeighbors(sparse(USERS, 12), sparse(ITEMS, 6)),
     "weighted": Weighted(
         factors(9),
         torch.rand(USERS, generator=random(10)),

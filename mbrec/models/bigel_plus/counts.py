@@ -7,6 +7,10 @@ P_ij = w_ij / (n_i^(1-β) n_j^β) with w_ij = Σ_u 1/n_u over the users who have
 *Linear.* EASE on the merged histories (Steck, WWW 2019; `mbrec.models.ease`), among the items of
 most users. Unlike walks, it knows what one item of the history says already of another.
 
+*Users.* What the 100 users who are most like the user have done, behavior by behavior (UserKNN;
+`mbrec.similar_users`). Walks and EASE add all behaviors up. These tell who was like her and bought
+it from who only looked at it.
+
 *History.* Whether the user has done another behavior to the item. Most clicks follow no purchase,
 yet who bought without a click in the log clicks later, and a favorite is often bought.
 
@@ -35,9 +39,10 @@ from mbrec.memory import require_memory
 from mbrec.models.base import Context
 from mbrec.models.ease import item_weights, largest
 from mbrec.models.mostpop import popularity
-from mbrec.scoring import ItemNeighbors, Sparse
+from mbrec.nearest import nearest
+from mbrec.scoring import ItemNeighbors, Sparse, UserNeighbors
+from mbrec.similar_users import similar_users
 
-_ROWS = 512  # items whose walks are held at a time
 _ITSELF = 0.3  # how much an item of the history counts for itself, as in EASE here
 
 
@@ -54,14 +59,9 @@ def walk(context: Context, neighbors: int, discount: float) -> ItemNeighbors:
     history = weighted_history(context, context.behaviors, {})
     by_user = sparse.diags(_power(history.sum(axis=1), -1.0))
     item_sums = history.sum(axis=0)
-    left = sparse.diags(_power(item_sums, discount - 1)) @ history.T @ by_user
+    left = (sparse.diags(_power(item_sums, discount - 1)) @ history.T @ by_user).tocsr()
     right = (history @ sparse.diags(_power(item_sums, -discount))).tocsr()
-    left = left.tocsr()
-    blocks = [
-        _best(left[start : start + _ROWS] @ right, start, neighbors)
-        for start in range(0, context.num_items, _ROWS)
-    ]
-    ends = sparse.vstack(blocks, format="csr").astype(np.float32)
+    ends = nearest(left, right, neighbors)
     return ItemNeighbors(scorable(history), scorable(ends)).to(context.device)
 
 
@@ -91,6 +91,21 @@ def linear(context: Context, num_items: int, l2: float, neighbors: int) -> ItemN
     items = torch.from_numpy(kept)[found.items]
     everywhere = Sparse.of(indptr, items, found.values, context.num_items)
     return ItemNeighbors(scorable(merged), everywhere).to(context.device)
+
+
+def userknn(context: Context, neighbors: int, shrink: float) -> dict[str, UserNeighbors]:
+    """Behavior → scores by what the users most like a user have done in it.
+
+    Args:
+        context: The training part of a dataset.
+        neighbors: Users kept per user.
+        shrink: The higher, the less similar are users with short histories.
+
+    Cost: see `similar_users`; 12 bytes per user and neighbor are kept.
+    """
+    merged = weighted_history(context, context.behaviors, {})
+    similar = scorable(similar_users(merged, neighbors, shrink)).to(context.device)
+    return {name: UserNeighbors(similar, history(context, name)) for name in context.behaviors}
 
 
 def require_linear(context: Context, num_items: int) -> None:
@@ -173,20 +188,6 @@ def _standardized(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return (away / deviation.clamp(min=1e-6)).float()
 
     return {name: standardized(torch.log1p(count.double())) for name, count in counts.items()}
-
-
-def _best(products: Any, start: int, count: int) -> Any:
-    """The largest `count` entries of every row, without the item itself; CSR, indices ascending."""
-    products = products.tocoo()
-    others = products.col != products.row + start
-    row, column, value = products.row[others], products.col[others], products.data[others]
-    order = np.lexsort((column, -value, row))
-    counts = np.bincount(row, minlength=products.shape[0])
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = order[place < count]
-    block = sparse.csr_matrix((value[kept], (row[kept], column[kept])), products.shape)
-    block.sort_indices()
-    return block
 
 
 def _power(sums: Any, exponent: float) -> Any:

@@ -2,7 +2,7 @@
 
     cascades   several BiGEL (CGL, CGF, CPA) from different initial weights, by BPR
     context    LightGCN on the merged graph, by a softmax over many items       `context.py`
-    walk, linear, history, recency, popularity                                  `counts.py`
+    walk, linear, userknn, history, recency, popularity                         `counts.py`
 
 The cascades and the contextual branch are trained side by side, without shared weights, and each
 is kept at its own best epoch: they do not learn at the same pace. After training, what every part
@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from mbrec.graph import Pairs
@@ -32,6 +32,7 @@ from mbrec.models.bigel_plus.counts import (
     recency,
     require_linear,
     unseen,
+    userknn,
     walk,
 )
 from mbrec.ranking import Exclusion
@@ -104,6 +105,15 @@ class BigelPlusConfig(BigelConfig):
     linear_neighbors: PositiveInt = 500
     """Weights of EASE kept per item, those of largest size."""
 
+    userknn: bool = True
+    """Blend in what the users most like a user have done, behavior by behavior."""
+
+    userknn_neighbors: PositiveInt = 100
+    """Users kept per user."""
+
+    userknn_shrink: NonNegativeFloat = 1.0
+    """The higher, the less similar are users with short histories."""
+
     history: bool = True
     """Blend in what the user has done to the item in the other behaviors."""
 
@@ -115,7 +125,7 @@ class BigelPlusConfig(BigelConfig):
     """Blend in the item's popularity in every behavior."""
 
     by_popularity: bool = True
-    """Let what the branches, walks and EASE count depend on the item's popularity in every
+    """Let what the branches, walks, EASE and UserKNN count depend on the item's popularity in every
     behavior."""
 
     by_activity: bool = True
@@ -253,7 +263,7 @@ class BigelPlus(TrainedMethod):
 
     @cached_property
     def similarities(self) -> dict[str, Part]:
-        """Walks and EASE: the same for all behaviors; made once, since training is no part."""
+        """Walks, EASE and UserKNN: the same for all behaviors; made once, since training is no part."""
         config, context = self.config, self._context
         found = {}
         if config.walk:
@@ -262,6 +272,10 @@ class BigelPlus(TrainedMethod):
         if config.linear:
             scorer = linear(context, config.linear_items, config.linear_l2, config.linear_neighbors)
             found["linear"] = Part(unit_spread(scorer), _LINEAR, varies=True)
+        if config.userknn:
+            by = userknn(context, config.userknn_neighbors, config.userknn_shrink)
+            for name, scorer in by.items():
+                found[f"userknn/{name}"] = Part(unit_spread(scorer), varies=True)
         return found
 
     @cached_property

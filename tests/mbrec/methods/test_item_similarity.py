@@ -1,4 +1,4 @@
-"""If these fail, EASE and ItemKNN are not their papers', or end the process on a big shop."""
+"""If these fail, EASE, ItemKNN and UserKNN are not their papers', or end the process on a big shop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from mbrec import memory
+from mbrec import memory, nearest, similar_users
 from mbrec.errors import TrainingError, UsageError
 from mbrec.graph import Pairs
-from mbrec.models import ease, itemknn
+from mbrec.models import ease
 from mbrec.models.base import Context, Method
 from mbrec.models.ease import Ease, EaseConfig
 from mbrec.models.itemknn import ItemKnn, ItemKnnConfig
+from mbrec.models.userknn import UserKnn, UserKnnConfig
 
 BEHAVIORS = ("page.view", "favorite", "buy")
 USERS, ITEMS = 6, 7
@@ -44,6 +45,8 @@ def make(kind: str, **settings: Any) -> Method:
     context = Context(BEHAVIORS, USERS, ITEMS, train, None, torch.Generator(), torch.device("cpu"))
     if kind == "ease":
         return Ease(EaseConfig(**settings), context)
+    if kind == "userknn":
+        return UserKnn(UserKnnConfig(**settings), context)
     return ItemKnn(ItemKnnConfig(**settings), context)
 
 
@@ -121,7 +124,7 @@ def test_ease_is_exact_enough_in_single_precision() -> None:
 def test_itemknn_sums_the_shrunk_cosines_of_the_nearest(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(itemknn, "_BLOCK", block)  # the size of a block changes nothing
+    monkeypatch.setattr(nearest, "BLOCK", block)  # the size of a block changes nothing
     history = merged()
     for itself in (0.0, 0.7):
         expected = history @ dense_knn(history, 2, 1.5, itself)
@@ -134,7 +137,44 @@ def test_itemknn_sums_the_shrunk_cosines_of_the_nearest(
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["ease", "itemknn"])
+def dense_users(count: int, shrink: float) -> np.ndarray:
+    """User by user: the shrunk cosines to the others, cut to the largest."""
+    history = np.sum([matrix(name) for name in BEHAVIORS], axis=0)
+    weights = history / np.sqrt(np.maximum((history > 0).sum(0), 1))
+    similar = np.zeros((USERS, USERS))
+    for user in range(USERS):
+        for other in set(range(USERS)) - {user}:
+            lengths = np.linalg.norm(weights[user]) * np.linalg.norm(weights[other])
+            if lengths:
+                similar[user, other] = weights[user] @ weights[other] / (lengths + shrink)
+        dropped = np.argsort(-similar[user], kind="stable")[count:]
+        similar[user, dropped] = 0
+    return similar
+
+
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+def test_userknn_adds_up_what_the_nearest_users_have_done(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "BLOCK", block)
+    merged = np.sum([matrix(name) for name in BEHAVIORS], axis=0)
+    similar = dense_users(2, 0.5)
+    assert (similar > 0).sum(1).max() == 2
+    for name, found in scores("userknn", neighbors=2, shrink=0.5, itself=0.7).items():
+        expected = similar @ matrix(name) + 0.7 * merged
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+    expected = dense_users(9, 0) @ merged
+    for found in scores("userknn", neighbors=9, shrink=0, itself=0, history="merged").values():
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_everybody_has_says_nothing_of_who_is_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similar_users, "COMMON", 1)  # items of one user alone are left
+    own = scores("userknn", itself=0)["buy"]
+    assert own.max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["ease", "itemknn", "userknn"])
 def test_whose_history_is_empty_gets_what_is_popular(kind: str) -> None:
     found = scores(kind)["buy"]
     assert found[5].argsort(descending=True)[:3].tolist() == [3, 5, 1]
@@ -148,7 +188,12 @@ def test_a_weight_for_a_behavior_that_is_not_there_is_refused(kind: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "remedy"), [("ease", "--model itemknn"), ("itemknn", "model.neighbors")]
+    ("kind", "remedy"),
+    [
+        ("ease", "--model itemknn"),
+        ("itemknn", "model.neighbors"),
+        ("userknn", "model.neighbors"),
+    ],
 )
 def test_a_catalog_that_does_not_fit_is_refused_before_anything_is_made(
     kind: str, remedy: str, monkeypatch: pytest.MonkeyPatch
@@ -157,6 +202,6 @@ def test_a_catalog_that_does_not_fit_is_refused_before_anything_is_made(
     method = make(kind)
     monkeypatch.setattr(ease, "item_weights", None)
     with pytest.raises(
-        TrainingError, match=rf"7 items takes about .* bytes\).*100 bytes.*{remedy}"
+        TrainingError, match=rf"(7 items|6 users) takes about .* bytes\).*100 bytes.*{remedy}"
     ):
         method.scorers()
