@@ -6,8 +6,8 @@ the last entry. A new user's history is the same sum over her edges, and her sco
 those that the run would give a known user with these edges. Where a method has scaled every user's
 scores to standard deviation 1, so are hers.
 
-Who is like a new user follows from her edges and those of the known users, and these are her neighbors
-(UserKNN), exactly as they would be a known user's.
+Who is like a new user follows from her edges and those of the known users, so her neighbors
+(UserKNN) are exactly those that a known user would have.
 
 A part of a blend that says how lately something was done (1 / n for the n-th latest item) follows
 from the times of the new users' events in the same way.

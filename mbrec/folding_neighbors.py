@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ def folded_neighbors(
 ) -> UserNeighbors | None:
     """What `scorer` is for the known users, for the new ones, but for each user's scale.
 
-    With s_uv = k_u ⟨w_u, w_v⟩ / (‖w_u‖ ‖w_v‖ + h), as `mbrec.similar_users` has it, and k_u = 1 where
-    users were not scaled, k_u ⟨w_u, w_v⟩ / s_uv - h = ‖w_u‖ ‖w_v‖ is linear in k_u and h.
+    With s_uv = k_u ⟨w_u, w_v⟩ / (‖w_u‖ ‖w_v‖ + h), as `mbrec.similar_users` has it, and k_u = 1
+    where users were not scaled, k_u ⟨w_u, w_v⟩ / s_uv - h = ‖w_u‖ ‖w_v‖ is linear in k_u and h.
 
     Args:
         scorer: Of the known users.
@@ -45,7 +46,7 @@ def folded_neighbors(
     lengths = norms[users] * norms[rows.indices]
     found = [
         _scale_and_shrink(ratio[start:stop], lengths[start:stop])
-        for start, stop in zip(rows.indptr, rows.indptr[1:], strict=False)
+        for start, stop in pairwise(rows.indptr)
         if stop - start > 2
     ]
     if not found:
@@ -75,7 +76,7 @@ def _scale_and_shrink(ratio: Vector, lengths: Vector) -> tuple[float, float]:
 def _follows(ratio: Vector, expected: Vector, indptr: Any) -> bool:
     """Whether `expected` is `ratio` but for a factor of each row."""
     scales = expected / ratio
-    for start, stop in zip(indptr, indptr[1:], strict=False):
+    for start, stop in pairwise(indptr):
         mine = scales[start:stop]
         if np.ptp(mine) > _CLOSE * abs(mine).max():
             return False

@@ -20,7 +20,9 @@ Compared = Callable[[Values, Values, Values], Values]
 def nearest(
     left: Any, right: Any, count: int, compared: Compared | None = None, *, itself: bool = False
 ) -> Any:
-    """left @ right, every row cut to its largest positive entries; of equal ones the first.
+    """The product of two matrices, each row cut to its largest positive entries.
+
+    Of equal entries those of the first columns are kept.
 
     Args:
         left: (N, M) `scipy.sparse.csr_matrix`.

@@ -16,8 +16,8 @@ from scipy import sparse
 from mbrec.nearest import nearest
 
 COMMON = 5_000
-"""Items of more users say nothing of who is alike. They would add less than 1 / COMMON of a rare one
-each, and cost as many products as the square of their users."""
+"""Items of more users say nothing of who is alike: each would add next to nothing, and cost as many
+products as the square of its users."""
 
 
 def similar_users(known: Any, count: int, shrink: float, asking: Any = None) -> Any:

@@ -263,7 +263,7 @@ class BigelPlus(TrainedMethod):
 
     @cached_property
     def similarities(self) -> dict[str, Part]:
-        """Walks, EASE and UserKNN: the same for all behaviors; made once, since training is no part."""
+        """Walks, EASE, UserKNN: the same for all behaviors; made once, since they do not train."""
         config, context = self.config, self._context
         found = {}
         if config.walk:

@@ -1,4 +1,4 @@
-"""If these fail, EASE, ItemKNN and UserKNN are not their papers', or end the process on a big shop."""
+"""If these fail, EASE, ItemKNN, UserKNN are not their papers', or end the process on a big shop."""
 
 from __future__ import annotations
 
