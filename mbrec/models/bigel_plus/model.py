@@ -267,11 +267,11 @@ class BigelPlus(TrainedMethod):
         config, context = self.config, self._context
         found = {}
         if config.walk:
-            scorer = walk(context, config.walk_neighbors, config.walk_discount)
-            found["walk"] = Part(unit_spread(scorer), varies=True)
+            walks = walk(context, config.walk_neighbors, config.walk_discount)
+            found["walk"] = Part(unit_spread(walks), varies=True)
         if config.linear:
-            scorer = linear(context, config.linear_items, config.linear_l2, config.linear_neighbors)
-            found["linear"] = Part(unit_spread(scorer), _LINEAR, varies=True)
+            known = linear(context, config.linear_items, config.linear_l2, config.linear_neighbors)
+            found["linear"] = Part(unit_spread(known), _LINEAR, varies=True)
         if config.userknn:
             by = userknn(context, config.userknn_neighbors, config.userknn_shrink)
             for name, scorer in by.items():
