@@ -19,6 +19,7 @@ from mbrec.candidates import Candidates
 PENALTY = 2.0  # c: on JD, values from 1 to 100 gave much the same
 _STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)  # tried around a weight, in units of scores
 _ROUNDS = 3
+_NEAR = 5  # plain Newton steps before a start is given up
 _BLOCK = 32  # users at a time
 _GRADIENT = 1e-4  # its norm at the end; sums in float32 cannot tell much less from 0
 
@@ -30,14 +31,17 @@ def likeliest(
     held_out: Tensor,
     missing: Tensor,
     prior: Vector,
+    start: Vector | None = None,
 ) -> Vector:
-    """θ of the smallest L, by Newton steps within a trust region.
+    """θ of the smallest L, by Newton steps, within a trust region unless they begin near it.
 
     Args:
         planes: Some of the users → what θ is multiplied by, of their candidates. (F, n, W).
         held_out: (N, W) bool.
         missing: (N, W) bool, where there is no candidate.
-        prior: θ_0 (F,), where the search begins.
+        prior: θ_0 (F,).
+        start: A θ that is near, that of almost the same users, say. The minimum is one, wherever
+            the search begins.
     """
     counts = held_out.sum(1)
     teaching = counts > 0  # who has no held-out row among the candidates teaches nothing
@@ -88,7 +92,21 @@ def likeliest(
 
         return summed(spread) + 2 * penalty * np.eye(len(theta))
 
-    result = optimize.minimize(
+    def finished(theta: Vector) -> tuple[Vector, bool]:
+        # Near the minimum, the loss is lost in rounding, and a trust region with it. Gradients are
+        # not, and plain Newton steps need nothing else.
+        for _ in range(_NEAR):
+            gradient = objective(theta)[1]
+            if np.linalg.norm(gradient) < _GRADIENT:
+                return theta, True
+            theta = theta - np.linalg.solve(curvature(theta), gradient)
+        return theta, False
+
+    if start is not None:
+        theta, done = finished(start)
+        if done:
+            return theta
+    searched = optimize.minimize(
         objective,
         prior,
         jac=True,
@@ -96,8 +114,8 @@ def likeliest(
         method="trust-exact",
         options={"gtol": _GRADIENT},
     )
-    theta: Vector = result.x
-    return theta
+    theta, done = finished(searched.x)
+    return theta if done else searched.x
 
 
 def adjusted(

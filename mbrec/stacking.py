@@ -198,19 +198,22 @@ def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> Stack:
         mine = pool.of(users)
         return float(mine.metric(design.scores(mine, theta), (k,), metric).sum())
 
-    def learned(users: npt.NDArray[np.int64]) -> Vector:
-        mine = pool.of(users)
+    def likely(mine: Candidates, start: Vector | None = None) -> Vector:
         planes = partial(design.planes, mine)
-        theta = likeliest(planes, mine.held_out, mine.items < 0, design.prior)
+        return likeliest(planes, mine.held_out, mine.items < 0, design.prior, start)
+
+    def listed(mine: Candidates, theta: Vector) -> Vector:
         scores = design.scores(mine, theta)
         return adjusted(mine, scores, theta, design.steady, (k, 4 * k), metric)
 
-    theta = learned(everyone)
+    of_all = likely(pool)
+    theta = listed(pool, of_all)
     crossed = 0.0
     for fold in range(FOLDS):
         mine = everyone % FOLDS == fold
         if mine.any():
-            crossed += value(learned(everyone[~mine]), everyone[mine])
+            others = pool.of(everyone[~mine])
+            crossed += value(listed(others, likely(others, of_all)), everyone[mine])
     count = len(everyone)
     return design.stack(
         theta,
