@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from mbrec.nearest import nearest
+from mbrec.memory import require_memory
+from mbrec.nearest import BLOCK, BYTES, nearest
 
 COMMON = 5_000
 """Items of more users say nothing of who is alike: each would add next to nothing, and cost as many
 products as the square of its users."""
+
+_KEPT = 36  # bytes per neighbor: as SciPy has it, and as a scorer does
 
 
 def similar_users(known: Any, count: int, shrink: float, asking: Any = None) -> Any:
@@ -44,6 +47,25 @@ def similar_users(known: Any, count: int, shrink: float, asking: Any = None) -> 
         count,
         lambda row, column, product: product / (lengths[row] * norms[column] + shrink),
         itself=asking is not None,
+    )
+
+
+def require_similar_users(num_users: int, count: int, what: str, remedy: str) -> None:
+    """Refuse neighbors that do not fit into memory before any is looked for.
+
+    Args:
+        num_users: U.
+        count: Neighbors kept per user.
+        what: Who asks for them.
+        remedy: What to lower or switch off.
+
+    Raises:
+        TrainingError: They do not fit.
+    """
+    require_memory(
+        min(count, num_users) * num_users * _KEPT + BLOCK * BYTES,
+        f"{what} with {count} neighbors for each of {num_users:,} users",
+        remedy,
     )
 
 

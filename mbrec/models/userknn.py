@@ -17,12 +17,10 @@ from typing import Literal
 from pydantic import NonNegativeFloat, PositiveInt
 
 from mbrec.history import scorable, weighted_history
-from mbrec.memory import require_memory
 from mbrec.models.base import Context, Entry, Method, MethodConfig
 from mbrec.models.mostpop import popularity_tail
-from mbrec.nearest import BLOCK, BYTES
 from mbrec.scoring import Sum, UserNeighbors
-from mbrec.similar_users import similar_users
+from mbrec.similar_users import require_similar_users, similar_users
 
 
 class UserKnnConfig(MethodConfig):
@@ -60,7 +58,12 @@ class UserKnn(Method):
             TrainingError: They do not fit into memory.
         """
         config, context = self.config, self._context
-        self._require_memory()
+        require_similar_users(
+            context.num_users,
+            config.neighbors,
+            "UserKNN",
+            "Lower model.neighbors, or prepare the data with fewer users (a higher --min-user).",
+        )
         merged = weighted_history(context, context.behaviors, {})
         similar = scorable(similar_users(merged, config.neighbors, config.shrink))
         own = scorable(merged).to(context.device)
@@ -72,15 +75,6 @@ class UserKnn(Method):
             tail = popularity_tail(context, name)
             result[name] = Sum((scorer, own, tail), (1.0, config.itself, 1.0))
         return result
-
-    def _require_memory(self) -> None:
-        users = self._context.num_users
-        kept = min(self.config.neighbors, users) * users
-        require_memory(
-            kept * 36 + BLOCK * BYTES,
-            f"UserKNN with {self.config.neighbors} neighbors for each of {users:,} users",
-            "Lower model.neighbors, or prepare the data with fewer users (a higher --min-user).",
-        )
 
 
 ENTRY = Entry(UserKnnConfig, UserKnn, needs_engine=False)

@@ -38,6 +38,7 @@ from mbrec.models.bigel_plus.counts import (
 from mbrec.ranking import Exclusion
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
+from mbrec.similar_users import require_similar_users
 from mbrec.spread import unit_spread
 from mbrec.stacking import Known, Part, Stack, learn_stack
 
@@ -147,13 +148,20 @@ class BigelPlus(TrainedMethod):
         context: The training part of a dataset, with an engine.
 
     Raises:
-        TrainingError: The linear part will not fit into memory.
+        TrainingError: The linear part or the similar users will not fit into memory.
     """
 
     def __init__(self, config: BigelPlusConfig, context: Context) -> None:
         super().__init__()
         if config.blend and config.linear:
             require_linear(context, config.linear_items)
+        if config.blend and config.userknn:
+            require_similar_users(
+                context.num_users,
+                config.userknn_neighbors,
+                "The similar users of BiGEL+",
+                "Lower model.userknn_neighbors, or set model.userknn=false.",
+            )
         self.config = config
         self._context = context
         self._stacks: dict[str, Stack] = {}

@@ -136,6 +136,38 @@ def test_a_linear_part_that_does_not_fit_is_refused(
     linear(context, 3, l2=2.0, neighbors=1)
 
 
+def test_similar_users_are_a_part_for_every_behavior_that_they_did(hand_made: Any) -> None:
+    config = BigelPlusConfig(size=2, context_size=2, userknn_neighbors=3, userknn_shrink=0.5)
+    model = hand_made.build(BigelPlus, config)
+    merged = np.sum(list(matrices(hand_made).values()), axis=0)
+    weights = merged / np.sqrt(np.maximum((merged > 0).sum(0), 1))
+    norms = np.linalg.norm(weights, axis=1)
+    alike = weights @ weights.T / (np.outer(norms, norms) + 0.5)
+    np.fill_diagonal(alike, 0)
+    for row in alike:
+        row[np.argsort(-row, kind="stable")[3:]] = 0
+    everyone = torch.arange(hand_made.users)
+    for name, done in matrices(hand_made).items():
+        scores = model.similarities[f"userknn/{name}"].scorer.scores(everyone, 0, hand_made.items)
+        expected = alike @ done
+        spread = expected.std(1, keepdims=True)
+        expected = np.where(spread > 0, expected / np.where(spread > 0, spread, 1), expected)
+        np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5, err_msg=name)
+    off = hand_made.build(BigelPlus, config.model_copy(update={"userknn": False}))
+    assert set(off.similarities) == {"walk", "linear"}
+
+
+def test_similar_users_that_do_not_fit_are_refused(
+    hand_made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbrec.memory.free_memory", lambda *device: 1000)
+    config = BigelPlusConfig(size=2, context_size=2)
+    with pytest.raises(TrainingError, match=f"for each of {hand_made.users} users") as refusal:
+        hand_made.build(BigelPlus, config)
+    assert "model.userknn=false" in refusal.value.remedy
+    hand_made.build(BigelPlus, config.model_copy(update={"userknn": False}))
+
+
 def test_counts_are_the_training_pairs(hand_made: Any) -> None:
     context = hand_made.build(BigelPlus, BigelPlusConfig(size=2, context_size=2))._context
     everyone = torch.arange(hand_made.users)
