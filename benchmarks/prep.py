@@ -161,6 +161,8 @@ def main() -> None:
         return
     names = ["mbrec"] if options.only_ours else list(CONTENDERS)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="mbrec-prep-") as folder:
         log = options.log or Path(folder) / "UserBehavior.csv"
         if not log.exists():
