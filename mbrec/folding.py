@@ -43,7 +43,7 @@ import torch
 from scipy import linalg, sparse
 
 from mbrec.errors import ArtefactError
-from mbrec.folding_neighbors import folded_neighbors
+from mbrec.folding_neighbors import shrinkage
 from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.models.base import Times
@@ -57,6 +57,7 @@ from mbrec.scoring import (
     UserNeighbors,
     Weighted,
 )
+from mbrec.similar_users import similar_users
 from mbrec.spread import unit_spread
 
 RIDGE = 1e-3  # λ, as a share of the mean squared column of p
@@ -81,6 +82,8 @@ class FoldIn:
     num_items: int  # I
     times: Mapping[str, Times] = field(default_factory=dict)
     """Behavior → when the pairs of `new` were done, where that is known."""
+
+    _neighbors: dict[tuple[int, float], Sparse] = field(default_factory=dict, init=False)
 
     def scorer(self, scorer: Scorer, what: str) -> Scorer:
         """What `scorer` is for the known users, for the new ones.
@@ -118,11 +121,21 @@ class FoldIn:
         if isinstance(scorer, ItemNeighbors):
             return ItemNeighbors(self._history(scorer.history, what, scaled), scorer.neighbors)
         if isinstance(scorer, UserNeighbors):
-            known, new = (self._merged(relations) for relations in (self._known, self._new))
-            neighbors = folded_neighbors(scorer, _matrix(scorer.similar), known, new)
-            if neighbors is not None:
-                return neighbors
+            return UserNeighbors(self._similar(scorer.similar, what), scorer.histories)
         raise _refused(what)
+
+    def _similar(self, similar: Sparse, what: str) -> Sparse:
+        """The new users' neighbors, but for each user's scale, found as those of the known ones."""
+        known, found = self._merged(self._known), _matrix(similar)
+        shrink = shrinkage(found, known)
+        if shrink is None:
+            raise _refused(what)
+        # The parts of a stack, and its behaviors, differ by scales alone.
+        asked = int(np.diff(found.indptr).max()), shrink
+        if asked not in self._neighbors:
+            new = self._merged(self._new)
+            self._neighbors[asked] = scorable(similar_users(known, *asked, asking=new))
+        return self._neighbors[asked]
 
     def _history(self, history: Sparse, what: str, scaled: bool) -> Sparse:
         """What `_sum` gives; refused where it is nothing."""

@@ -1,4 +1,4 @@
-"""The similar users of new users: UserKNN's share of `mbrec.folding`."""
+"""How the similar users of a run were found: UserKNN's share of `mbrec.folding`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mbrec.history import scorable
-from mbrec.scoring import UserNeighbors
-from mbrec.similar_users import norms_of, similar_users, weighted
+from mbrec.similar_users import norms_of, weighted
 
 _ROWS = 256  # users by whom the shrinkage is known
 _CLOSE = 1e-3
@@ -19,22 +17,15 @@ _DIGITS = 4
 Vector = npt.NDArray[np.float64]
 
 
-def folded_neighbors(
-    scorer: UserNeighbors, similar: Any, known: Any, new: Any
-) -> UserNeighbors | None:
-    """What `scorer` is for the known users, for the new ones, but for each user's scale.
+def shrinkage(similar: Any, known: Any) -> float | None:
+    """The h by which users were found to be similar, or None if they were found in another way.
 
     With s_uv = k_u ⟨w_u, w_v⟩ / (‖w_u‖ ‖w_v‖ + h), as `mbrec.similar_users` has it, and k_u = 1
     where users were not scaled, k_u ⟨w_u, w_v⟩ / s_uv - h = ‖w_u‖ ‖w_v‖ is linear in k_u and h.
 
     Args:
-        scorer: Of the known users.
-        similar: Its similarities, (V, V) CSR.
+        similar: Similarities of the known users, (V, V) CSR.
         known: Their histories X, all behaviors added up, (V, I) CSR.
-        new: Those of the new users, (U, I) CSR.
-
-    Returns:
-        None where the similarities are none of these.
     """
     sample = _spread(similar)
     rows = similar[sample]
@@ -54,10 +45,7 @@ def folded_neighbors(
     shrink = round(float(np.median([h for _, h in found])), _DIGITS)
     if shrink < 0 or not _follows(ratio, lengths + shrink, rows.indptr):
         return None
-    count = int(np.diff(similar.indptr).max())
-    return UserNeighbors(
-        scorable(similar_users(known, count, shrink, asking=new)), scorer.histories
-    )
+    return shrink
 
 
 def _spread(similar: Any) -> Any:

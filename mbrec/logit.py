@@ -60,6 +60,7 @@ def likeliest(
         return shares * mass[block, None], mass[block] @ logs
 
     def summed(of: Callable[[slice, Tensor], Tensor]) -> npt.NDArray[np.float64]:
+        """The sum over all blocks of users, per unit of mass."""
         found: npt.NDArray[np.float64] = sum(
             (of(block, planes(block)).double() for block in in_blocks(len(counts))),
             torch.zeros((), dtype=torch.float64),
@@ -72,6 +73,7 @@ def likeliest(
         """L, and its gradient (F,)."""
 
         def terms(block: slice, mine: Tensor) -> Tensor:
+            """A sum of logarithms, and the expected planes. (1 + F,)."""
             shares, log = softmax(block, mine, theta)
             return torch.cat([log[None], _summed(shares, mine)])
 
@@ -84,6 +86,7 @@ def likeliest(
         """The second derivatives of L. (F, F)."""
 
         def spread(block: slice, mine: Tensor) -> Tensor:
+            """The covariance of the planes, summed over a block of users. (F, F)."""
             shares, _ = softmax(block, mine, theta)
             weighted = shares * mine
             means = weighted.sum(2)  # times the user's mass
@@ -93,6 +96,7 @@ def likeliest(
         return summed(spread) + 2 * penalty * np.eye(len(theta))
 
     def finished(theta: Vector) -> tuple[Vector, bool]:
+        """θ after plain Newton steps, and whether they have ended at the minimum."""
         # Near the minimum, the loss is lost in rounding, and a trust region with it. Gradients are
         # not, and plain Newton steps need nothing else.
         for _ in range(_NEAR):

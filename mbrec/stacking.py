@@ -195,14 +195,17 @@ def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> Stack:
     everyone = np.arange(len(pool.items))
 
     def value(theta: Vector, users: npt.NDArray[np.int64]) -> float:
+        """The sum over some users of the metric of their lists by θ."""
         mine = pool.of(users)
         return float(mine.metric(design.scores(mine, theta), (k,), metric).sum())
 
     def likely(mine: Candidates, start: Vector | None = None) -> Vector:
+        """The most likely θ to some candidates."""
         planes = partial(design.planes, mine)
         return likeliest(planes, mine.held_out, mine.items < 0, design.prior, start)
 
     def listed(mine: Candidates, theta: Vector) -> Vector:
+        """θ, adjusted to lists."""
         scores = design.scores(mine, theta)
         return adjusted(mine, scores, theta, design.steady, (k, 4 * k), metric)
 
