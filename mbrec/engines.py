@@ -18,6 +18,7 @@ from mbrec.csr import csr, product
 from mbrec.errors import DataError
 from mbrec.graph import Pairs, build_graph, edge_type, merge, reverse_edge_type
 
+EdgeType = tuple[str, str, str]
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
 
@@ -57,8 +58,9 @@ class DglEngine:
     """
 
     def __init__(self, graph: Any, device: torch.device | str = "cpu") -> None:
-        self._graph = graph.to(device)
-        self._graph.create_formats_()  # CSR and CSC now, not inside the first step
+        # Sums over the neighbors of a node need its edges side by side, CSC, and so do gradients,
+        # by the reverse edge type. COO and CSR would take half the memory again.
+        self._graph = graph.formats(["csc"]).to(device)
         # One relation each: slicing shares the formats, but costs more than a small product.
         self._slices = {etype: self._graph[etype] for etype in self._graph.canonical_etypes}
         function = dgl().function
@@ -67,10 +69,12 @@ class DglEngine:
     def aggregate(self, relation: str, nodes: Nodes) -> Nodes:
         """Sum over neighbors, both directions."""
         self._check(relation)
-        return Nodes(
-            user=self._pull(reverse_edge_type(relation), nodes.item),
-            item=self._pull(edge_type(relation), nodes.user),
+        ways = reverse_edge_type(relation), edge_type(relation)
+        user, item = (
+            _Pull.apply(self, way, back, neighbors)  # type: ignore[no-untyped-call]
+            for way, back, neighbors in zip(ways, ways[::-1], nodes[::-1], strict=True)
         )
+        return Nodes(user, item)
 
     def add_neighbors(self, relation: str, side: Side, neighbors: Tensor, sums: Tensor) -> None:
         """Add the sums over neighbors to `sums`, in place; not differentiable."""
@@ -90,7 +94,8 @@ class DglEngine:
         counts = (self._graph.num_nodes(kind) for kind in (USER, ITEM))
         return DglEngine(build_graph(relations, *counts), self._graph.device)
 
-    def _pull(self, etype: tuple[str, str, str], source: Tensor) -> Tensor:
+    def pull(self, etype: EdgeType, source: Tensor) -> Tensor:
+        """The sums over the neighbors of one edge type, by `update_all`; not differentiable."""
         graph = self._graph
         # Without the local scope the node data would keep the autograd graph of a step alive.
         with graph.local_scope():
@@ -103,6 +108,23 @@ class DglEngine:
         # Some releases of DGL answer an unknown relation between known node types with zeros.
         if edge_type(relation) not in self._graph.canonical_etypes:
             raise DataError(f"The graph has no relation {relation!r}.")
+
+
+class _Pull(torch.autograd.Function):
+    """`DglEngine.pull`, of which the gradient is that of the opposite edge type."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, engine: DglEngine, way: EdgeType, back: EdgeType, source: Tensor
+    ) -> Tensor:
+        ctx.sums = engine, way, back
+        return engine.pull(way, source)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, Tensor]:
+        engine, way, back = ctx.sums
+        # Again by this function, which makes gradients of gradients right.
+        return None, None, None, _Pull.apply(engine, back, way, gradient)  # type: ignore[no-untyped-call]
 
 
 class TorchEngine:

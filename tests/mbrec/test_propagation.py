@@ -181,6 +181,15 @@ def test_a_mistyped_relation_is_an_error_and_not_zeros() -> None:
             engine.aggregate("clck", random_nodes(0))
 
 
+def test_edges_are_held_in_one_format() -> None:
+    """Training at its largest is bound by memory, and the other two formats serve nothing."""
+    engine = DglEngine(build_graph(random_relations(0), USERS, ITEMS))
+    nodes = random_nodes(0)
+    light_gcn(Relation.of("click", engine), nodes, 2).user.sum().backward()
+    sum(part.sum() for part in engine.aggregate("click", nodes)).backward()
+    assert engine._graph.formats()["created"] == ["csc"]
+
+
 def test_propagation_keeps_nothing_on_the_graph() -> None:
     graph = build_graph(random_relations(0), USERS, ITEMS)
     engine = DglEngine(graph)
