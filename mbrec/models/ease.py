@@ -5,7 +5,11 @@
     ŷ(u, j) = Σ_i x_ui B_ij                                       over the items i of u's history
 
 X holds the merged histories: x_ui is the sum of the weights of the behaviors that u has done to i,
-and all behaviors are scored alike, by one B. Or every behavior is on its own.
+and all behaviors are scored alike, by one B. Or every behavior is on its own. Or the merged
+histories tell what is done in one behavior, Y_b, which is not what they are made of, so that no
+entry has to be 0:
+
+    min_B ‖Y_b - X B‖² + λ ‖B‖²,   B = P Xᵀ Y_b
 
 Deviations: the original knows one kind of feedback, X of 0 and 1. On merged histories an item
 stands for itself, too, B_jj = `itself`: what a user has clicked, she may well buy, and the
@@ -16,10 +20,11 @@ Users without a history get what is popular.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 from torch import Tensor
 
 from mbrec.errors import TrainingError
@@ -29,7 +34,8 @@ from mbrec.models.base import Context, Entry, Method, MethodConfig, check_names
 from mbrec.models.mostpop import popularity_tail
 from mbrec.scoring import ItemNeighbors, ItemToItem, Sparse, Sum
 
-_ROWS = 512  # rows of I × I handled at a time, where all would need a second such matrix
+_ROWS = 512  # of I × I handled at a time, where all would need a second such matrix
+_CELLS = 1 << 25  # of users × rows handled at a time
 
 
 class EaseConfig(MethodConfig):
@@ -41,14 +47,25 @@ class EaseConfig(MethodConfig):
     history: Literal["merged", "behavior"] = "merged"
     """B from all behaviors together, or for every behavior from its own."""
 
+    target: Literal["merged", "behavior"] = "merged"
+    """What merged histories are to tell: themselves, for all behaviors alike, or for every behavior
+    what is done in it."""
+
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Behavior → how much it counts in merged histories; 1 where none is given."""
 
     itself: NonNegativeFloat = 0.3
-    """On merged histories: how much an item of the history counts for itself; 0: the original."""
+    """On merged histories that tell themselves: how much an item of the history counts for itself;
+    0: the original."""
 
     neighbors: NonNegativeInt = 0
     """Entries of B kept per item, those of largest size; 0: all, as a dense matrix."""
+
+    @model_validator(mode="after")
+    def _of_merged_histories(self) -> EaseConfig:
+        if self.target == "behavior" and self.history != "merged":
+            raise ValueError("model.target=behavior goes with model.history=merged")
+        return self
 
 
 class Ease(Method):
@@ -75,31 +92,40 @@ class Ease(Method):
         Raises:
             TrainingError: They do not fit into memory, or λ is too small to solve for them.
         """
-        context, behaviors = self._context, self._context.behaviors
-        merged = self.config.history == "merged"
-        groups = [behaviors] if merged else [(name,) for name in behaviors]
-        self._require_memory(len(groups))
+        context = self._context
+        self._require_memory()
         result = {}
-        for group in groups:
-            history = weighted_history(context, group, self.config.weights)
-            weights = item_weights(history, self.config.l2, context.device)
-            if merged:
-                weights.fill_diagonal_(self.config.itself)
+        for group, history, blocks in self._solved():
             known = scorable(history).to(context.device)
-            scorer = self._scorer(known, weights)
-            del weights
+            scorer: ItemToItem | ItemNeighbors
+            if self.config.neighbors:
+                scorer = ItemNeighbors(known, largest(blocks, self.config.neighbors))
+            else:
+                scorer = ItemToItem(known, torch.cat(list(blocks)))
             for name in group:
                 result[name] = Sum((scorer, popularity_tail(context, name)), (1.0, 1.0))
         return result
 
-    def _scorer(self, history: Sparse, weights: Tensor) -> ItemToItem | ItemNeighbors:
-        if not self.config.neighbors:
-            return ItemToItem(history, weights)
-        return ItemNeighbors(history, largest(weights, self.config.neighbors))
+    def _solved(self) -> Iterator[tuple[tuple[str, ...], Any, Iterable[Tensor]]]:
+        """Some behaviors, the histories that score them, and B, by blocks of rows."""
+        config, context = self.config, self._context
+        merged = config.history == "merged"
+        together = [context.behaviors] if merged else [(name,) for name in context.behaviors]
+        for group in together:
+            history = weighted_history(context, group, config.weights)
+            inverse = inverse_gram(history, config.l2, context.device)
+            if config.target == "behavior":
+                for name in group:
+                    done = weighted_history(context, (name,), {})
+                    yield (name,), history, toward(inverse, history, done)
+            else:
+                yield group, history, split(without_itself(inverse, config.itself * merged))
 
-    def _require_memory(self, matrices: int) -> None:
+    def _require_memory(self) -> None:
         """Two I × I at a time while solving; each that is kept once more while it is stored."""
         items, device = self._context.num_items, self._context.device
+        alike = self.config.history == self.config.target == "merged"
+        matrices = 1 if alike else len(self._context.behaviors)
         dense = 4 * items**2
         needed = 2 * dense if self.config.neighbors else max(matrices, 1) * dense + dense
         what = f"EASE on {items:,} items"
@@ -109,8 +135,8 @@ class Ease(Method):
             require_memory(matrices * dense, what, remedy)  # storing goes by the CPU
 
 
-def item_weights(history: Any, l2: float, device: torch.device | str = "cpu") -> Tensor:
-    """B of histories X.
+def inverse_gram(history: Any, l2: float, device: torch.device | str = "cpu") -> Tensor:
+    """P of histories X.
 
     Args:
         history: X, (U, I) CSR of float32.
@@ -118,7 +144,7 @@ def item_weights(history: Any, l2: float, device: torch.device | str = "cpu") ->
         device: Where to solve.
 
     Returns:
-        (I, I) float32, from history item to scored item.
+        (I, I) float32.
 
     Raises:
         TrainingError: The matrix cannot be factored in float32.
@@ -131,24 +157,62 @@ def item_weights(history: Any, l2: float, device: torch.device | str = "cpu") ->
     del gram
     if failed:
         raise TrainingError(f"EASE cannot be solved with model.l2 = {l2:g}.", "Raise it.")
-    inverse = torch.cholesky_inverse(factor)
-    del factor
+    return torch.cholesky_inverse(factor)
+
+
+def without_itself(inverse: Tensor, itself: float = 0.0) -> Tensor:
+    """B of EASE, (I, I) from history item to scored item, in the place of P.
+
+    Args:
+        inverse: P (I, I); not to be used again.
+        itself: What stands on the diagonal.
+    """
     scale = -1 / inverse.diagonal()
     inverse.mul_(scale)  # column j by -1 / P_jj
-    return inverse.fill_diagonal_(0)
+    return inverse.fill_diagonal_(itself)
 
 
-def largest(weights: Tensor, count: int) -> Sparse:
-    """The `count` entries of largest size in every row of (I, I), sparse."""
+def toward(inverse: Tensor, history: Any, done: Any) -> Iterator[Tensor]:
+    """P Xᵀ Y by blocks of rows: what histories tell of a behavior.
+
+    Args:
+        inverse: P (I, I).
+        history: X, (U, I) CSR.
+        done: Y, (U, J) CSR.
+
+    Yields:
+        (rows, J) float32 each, where P is.
+
+    Cost: I multiplications per stored entry of X and Y, next to nothing beside P itself.
+    """
+    by_item = done.T.tocsr()
+    height = max(min(_ROWS, _CELLS // max(history.shape[0], 1)), 1)
+    for rows in torch.split(inverse, height):
+        told = by_item @ (history @ rows.T.cpu().numpy())  # P is symmetric
+        yield torch.from_numpy(told.T.copy()).to(inverse.device)
+
+
+def split(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Its rows, by blocks."""
+    return torch.split(matrix, _ROWS)
+
+
+def largest(blocks: Iterable[Tensor], count: int) -> Sparse:
+    """The `count` entries of largest size in every row of a matrix, sparse.
+
+    Args:
+        blocks: Its rows, (rows, I) each; at least one.
+        count: As many are stored, unless the matrix has fewer columns.
+    """
     kept_items, kept_values = [], []
-    for rows in torch.split(weights, _ROWS):
-        _, items = rows.abs().topk(min(count, len(weights)), dim=1)
+    for rows in blocks:
+        _, items = rows.abs().topk(min(count, rows.shape[1]), dim=1)
         items = items.sort(dim=1).values
-        kept_items.append(items.flatten())
-        kept_values.append(rows.gather(1, items).flatten())
-    per_row = min(count, len(weights))
-    indptr = torch.arange(len(weights) + 1, device=weights.device) * per_row
-    return Sparse.of(indptr, torch.cat(kept_items), torch.cat(kept_values), len(weights))
+        kept_items.append(items)
+        kept_values.append(rows.gather(1, items))
+    items, values = torch.cat(kept_items), torch.cat(kept_values)
+    indptr = torch.arange(len(items) + 1, device=items.device) * items.shape[1]
+    return Sparse.of(indptr, items.flatten(), values.flatten(), rows.shape[1])
 
 
 def _gram(history: Any) -> Tensor:

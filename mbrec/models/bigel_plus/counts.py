@@ -37,7 +37,7 @@ from torch import Tensor
 from mbrec.history import latest_first, scorable, weighted_history
 from mbrec.memory import require_memory
 from mbrec.models.base import Context
-from mbrec.models.ease import item_weights, largest
+from mbrec.models.ease import inverse_gram, largest, split, without_itself
 from mbrec.models.mostpop import popularity
 from mbrec.nearest import nearest
 from mbrec.scoring import ItemNeighbors, Sparse, UserNeighbors
@@ -83,8 +83,8 @@ def linear(context: Context, num_items: int, l2: float, neighbors: int) -> ItemN
     users = merged.getnnz(axis=0)
     kept = np.sort(np.argsort(-users, kind="stable")[:num_items])
     require_linear(context, num_items)
-    weights = item_weights(merged[:, kept], l2, context.device).fill_diagonal_(_ITSELF)
-    found = largest(weights, neighbors).to("cpu")
+    inverse = inverse_gram(merged[:, kept], l2, context.device)
+    found = largest(split(without_itself(inverse, _ITSELF)), neighbors).to("cpu")
     counts = torch.zeros(context.num_items, dtype=torch.long)
     counts[torch.from_numpy(kept)] = found.indptr.diff()
     indptr = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])

@@ -94,6 +94,25 @@ def test_ease_is_the_ridge_regression_of_every_item_on_the_others() -> None:
         np.testing.assert_allclose(found, own @ dense_ease(own, 0.5), atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 512])
+def test_ease_may_tell_every_behavior_from_all_of_them(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ease, "_CELLS", rows * USERS)  # how many at a time changes nothing
+    history = merged()
+    gram = history.T @ history + 2.0 * np.eye(ITEMS)
+    found = scores("ease", weights=WEIGHTS, l2=2.0, target="behavior")
+    for name, told in found.items():
+        expected = history @ np.linalg.solve(gram, history.T @ matrix(name))
+        np.testing.assert_allclose(told, expected, atol=1e-5, err_msg=name)
+    assert not torch.equal(found["page.view"], found["buy"])
+
+
+def test_ease_tells_behaviors_from_merged_histories_only() -> None:
+    with pytest.raises(ValueError, match=r"goes with model\.history=merged"):
+        EaseConfig(history="behavior", target="behavior")
+
+
 def test_ease_keeps_the_weights_of_largest_size() -> None:
     history = merged()
     weights = dense_ease(history, 2.0)
@@ -113,7 +132,8 @@ def test_ease_is_exact_enough_in_single_precision() -> None:
     dense = (random.random((900, 300)) < popular).astype(np.float32)
     from scipy import sparse
 
-    found = ease.item_weights(sparse.csr_matrix(dense), 50.0).double().numpy()
+    inverse = ease.inverse_gram(sparse.csr_matrix(dense), 50.0)
+    found = ease.without_itself(inverse).double().numpy()
     inverse = np.linalg.inv(dense.astype(np.float64).T @ dense + 50 * np.eye(300))
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
@@ -200,7 +220,7 @@ def test_a_catalog_that_does_not_fit_is_refused_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device="cpu": 100)
     method = make(kind)
-    monkeypatch.setattr(ease, "item_weights", None)
+    monkeypatch.setattr(ease, "inverse_gram", None)
     with pytest.raises(
         TrainingError, match=rf"(7 items|6 users) takes about .* bytes\).*100 bytes.*{remedy}"
     ):
