@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
 from mbrec.engines import Engine
@@ -44,6 +44,19 @@ class MethodConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EmbeddingConfig(MethodConfig):
+    """Base of the settings of a method that learns embeddings of users and items."""
+
+    size: PositiveInt = 64
+    """d, the embedding size."""
+
+    initializer: Initializer = "xavier"
+    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
+
+    l2: PerBehavior = 1e-4
+    """β, weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +269,21 @@ def embedding_table(
             part.uniform_(-bound, bound, generator=generator)
 
     return nn.Parameter(columns.drawn(count, fill))
+
+
+def node_embeddings(
+    config: EmbeddingConfig, context: Context, columns: Columns | None = None
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """The initial embeddings of all users (U, d) and items (I, d), or own columns of them.
+
+    Raises:
+        TrainingError: See `embedding_table`.
+    """
+    user_emb, item_emb = (
+        embedding_table(count, config.size, config.initializer, context.generator, columns)
+        for count in (context.num_users, context.num_items)
+    )
+    return user_emb, item_emb
 
 
 def check_names(setting: str, given: Iterable[str], behaviors: Sequence[str]) -> None:

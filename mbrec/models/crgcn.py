@@ -20,20 +20,18 @@ stands once in an epoch.
 from __future__ import annotations
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
-    embedding_table,
     layers_of,
+    node_embeddings,
 )
 from mbrec.models.bigel.cgl import CascadingGcn, norms_of_all
 from mbrec.propagation import Combination, Nodes
@@ -41,14 +39,8 @@ from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class CrgcnConfig(MethodConfig):
+class CrgcnConfig(EmbeddingConfig):
     """Settings of CRGCN."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier" (the paper)."""
 
     layers: tuple[NonNegativeInt, ...] = ()
     """L_k per behavior; empty: 1, 2, … K; one number serves all."""
@@ -58,9 +50,6 @@ class CrgcnConfig(MethodConfig):
 
     normalize: bool = True
     """L2-normalize a GCN's output before it is added (the paper)."""
-
-    l2: PerBehavior = 1e-4
-    """β, weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class Crgcn(TrainedMethod):
@@ -74,10 +63,7 @@ class Crgcn(TrainedMethod):
     def __init__(self, config: CrgcnConfig, context: Context) -> None:
         super().__init__()
         self.config, self.columns = config, context.columns(config.size)
-        self.user_emb, self.item_emb = (
-            embedding_table(count, config.size, config.initializer, context.generator, self.columns)
-            for count in (context.num_users, context.num_items)
-        )
+        self.user_emb, self.item_emb = node_embeddings(config, context, self.columns)
         self.cascade = CascadingGcn(
             [context.relation(behavior) for behavior in context.behaviors],
             layers_of(config.layers, context.behaviors),

@@ -33,20 +33,19 @@ Deviations:
 from __future__ import annotations
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
     embedding_table,
     near_identity,
+    node_embeddings,
 )
 from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.sampling import Batch
@@ -55,14 +54,8 @@ from mbrec.scoring import Factors
 SLOPE = 0.2  # of LeakyReLU for negative values, as in the authors' code
 
 
-class GhcfConfig(MethodConfig):
+class GhcfConfig(EmbeddingConfig):
     """Settings of GHCF."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier" (the authors' code)."""
 
     layers: NonNegativeInt = 2
     """L."""
@@ -73,9 +66,6 @@ class GhcfConfig(MethodConfig):
 
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of the values of every layer that is set to 0 in training."""
-
-    l2: PerBehavior = 1e-4
-    """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class Ghcf(TrainedMethod):
@@ -93,10 +83,7 @@ class Ghcf(TrainedMethod):
         self._relations = [context.relation(behavior) for behavior in context.behaviors]
         self._pairs = {behavior: len(pairs) for behavior, pairs in context.train.items()}
         self._random: torch.Generator | None = None
-        self.user_emb, self.item_emb = (
-            embedding_table(count, size, config.initializer, generator)
-            for count in (context.num_users, context.num_items)
-        )
+        self.user_emb, self.item_emb = node_embeddings(config, context)
         self.relation_emb = embedding_table(len(self.behaviors), size, "xavier", generator)
         self.relation_emb.data.add_(1)
         # d (W - I) of every layer; not 0, for a value that is dropped would be at the kink.

@@ -10,21 +10,19 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
 from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
-    embedding_table,
     gather,
+    node_embeddings,
     pair_scores,
 )
 from mbrec.propagation import Combination, Nodes, light_gcn
@@ -32,14 +30,8 @@ from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class LightGcnConfig(MethodConfig):
+class LightGcnConfig(EmbeddingConfig):
     """Settings of LightGCN."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     layers: NonNegativeInt = 3
     """L."""
@@ -49,9 +41,6 @@ class LightGcnConfig(MethodConfig):
 
     graph: Literal["merged", "behavior"] = "merged"
     """One LightGCN on the merged graph, or one per behavior on its own."""
-
-    l2: PerBehavior = 1e-4
-    """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class LightGcn(TrainedMethod):
@@ -70,15 +59,8 @@ class LightGcn(TrainedMethod):
         self.relations = {
             name: context.relation(name) for name in ((GLOBAL,) if merged else context.behaviors)
         }
-        self.user_emb, self.item_emb = (
-            nn.ParameterList(
-                embedding_table(
-                    count, config.size, config.initializer, context.generator, self.columns
-                )
-                for _ in self.relations
-            )
-            for count in (context.num_users, context.num_items)
-        )
+        tables = [node_embeddings(config, context, self.columns) for _ in self.relations]
+        self.user_emb, self.item_emb = map(nn.ParameterList, zip(*tables, strict=True))
 
     def propagate(self) -> dict[str, Nodes]:
         """Relation → embeddings of all nodes."""

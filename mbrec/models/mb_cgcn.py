@@ -24,44 +24,33 @@ ended after 11 epochs at a fifth of what it reaches now.
 from __future__ import annotations
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
-    embedding_table,
     layers_of,
     near_identity,
+    node_embeddings,
 )
 from mbrec.propagation import Combination, Nodes, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class MbCgcnConfig(MethodConfig):
+class MbCgcnConfig(EmbeddingConfig):
     """Settings of MB-CGCN."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     layers: tuple[NonNegativeInt, ...] = ()
     """L_k per behavior; empty: 1, 2, … K; one number serves all."""
 
     combination: Combination = "mean"
     """How the layers of a LightGCN become its output: "mean" (the paper), "sum" or "last"."""
-
-    l2: PerBehavior = 1e-4
-    """β, weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 class MbCgcn(TrainedMethod):
@@ -75,10 +64,7 @@ class MbCgcn(TrainedMethod):
     def __init__(self, config: MbCgcnConfig, context: Context) -> None:
         super().__init__()
         self.config = config
-        self.user_emb, self.item_emb = (
-            embedding_table(count, config.size, config.initializer, context.generator)
-            for count in (context.num_users, context.num_items)
-        )
+        self.user_emb, self.item_emb = node_embeddings(config, context)
         self._relations = [context.relation(behavior) for behavior in context.behaviors]
         self._layers = layers_of(config.layers, context.behaviors)
         # d (W - I) for each step of the cascade, from a behavior into the next.

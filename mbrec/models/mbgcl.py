@@ -31,28 +31,20 @@ from mbrec.graph import Pairs
 from mbrec.losses import info_nce
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
-    embedding_table,
+    node_embeddings,
 )
 from mbrec.propagation import Nodes, Relation, light_gcn
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class MbgclConfig(MethodConfig):
+class MbgclConfig(EmbeddingConfig):
     """Settings of MBGCL."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     layers: NonNegativeInt = 3
     """L."""
@@ -68,9 +60,6 @@ class MbgclConfig(MethodConfig):
 
     contrasted: PositiveInt = 2048
     """Users, and items, of a behavior's batch that are contrasted at most."""
-
-    l2: PerBehavior = 1e-4
-    """β, on the base embeddings of the batch's rows; or a table behavior = weight."""
 
 
 class Mbgcl(TrainedMethod):
@@ -89,9 +78,7 @@ class Mbgcl(TrainedMethod):
         self._relations = {name: context.relation(name) for name in context.behaviors}
         self._views: list[dict[str, Relation]] = []
         self._random: torch.Generator | None = None
-        size, random = config.size, context.generator
-        self.user_emb = embedding_table(context.num_users, size, config.initializer, random)
-        self.item_emb = embedding_table(context.num_items, size, config.initializer, random)
+        self.user_emb, self.item_emb = node_embeddings(config, context)
         self.mix = nn.Parameter(torch.zeros(len(self.behaviors), len(self.behaviors)))  # A
 
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:

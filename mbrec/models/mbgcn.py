@@ -42,21 +42,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
 from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
-    embedding_table,
     gather,
+    node_embeddings,
 )
 from mbrec.models.terms import distinct, looked_up_scores
 from mbrec.propagation import Nodes, Relation
@@ -64,14 +62,8 @@ from mbrec.sampling import Batch, Triples
 from mbrec.scoring import Factors
 
 
-class MbgcnConfig(MethodConfig):
+class MbgcnConfig(EmbeddingConfig):
     """Settings of MBGCN."""
-
-    size: PositiveInt = 64
-    """d, the embedding size of one layer."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier" (the authors' code)."""
 
     layers: NonNegativeInt = 1
     """L, of both propagations."""
@@ -84,9 +76,6 @@ class MbgcnConfig(MethodConfig):
 
     leave_one_out: bool = True
     """In training, the item-item score of an item that the user has leaves that item itself out."""
-
-    l2: PerBehavior = 1e-4
-    """Weight of ½ ‖e⁰‖² of the batch's rows; or a table behavior = weight."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +96,11 @@ class Mbgcn(TrainedMethod):
 
     def __init__(self, config: MbgcnConfig, context: Context) -> None:
         super().__init__()
-        size, wide, generator = config.size, config.size * (config.layers + 1), context.generator
+        size, wide = config.size, config.size * (config.layers + 1)
         self.config = config
         self._merged = context.relation(GLOBAL)
         self._relations = [context.relation(behavior) for behavior in context.behaviors]
-        self.user_emb, self.item_emb = (
-            embedding_table(count, size, config.initializer, generator)
-            for count in (context.num_users, context.num_items)
-        )
+        self.user_emb, self.item_emb = node_embeddings(config, context)
         self.log_weights = nn.Parameter(torch.zeros(len(self._relations)))  # ln w_k
         self.maps = nn.ParameterList(_identity(size) for _ in range(config.layers))
         kinds = len(self._relations) if config.relevance_weight else 0

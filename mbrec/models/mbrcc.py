@@ -35,28 +35,20 @@ from torch import Tensor, nn
 from mbrec.losses import info_nce
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
-    embedding_table,
+    node_embeddings,
 )
 from mbrec.propagation import Nodes, light_gcn
 from mbrec.sampling import Batch, Triples
 from mbrec.scoring import Factors
 
 
-class MbrccConfig(MethodConfig):
+class MbrccConfig(EmbeddingConfig):
     """Settings of MBRCC."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     layers: NonNegativeInt = 3
     """L."""
@@ -72,9 +64,6 @@ class MbrccConfig(MethodConfig):
 
     temperature: PositiveFloat = 0.2
     """τ of both contrasts."""
-
-    l2: PerBehavior = 1e-4
-    """β, on the base embeddings of the batch's rows; or a table behavior = weight."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +91,7 @@ class Mbrcc(TrainedMethod):
         every = torch.stack(counts)  # (K, U, 1)
         self._shares = every / every.sum(0).clamp(min=1)
         size, behaviors, random = config.size, len(context.behaviors), context.generator
-        self.user_emb = embedding_table(context.num_users, size, config.initializer, random)
-        self.item_emb = embedding_table(context.num_items, size, config.initializer, random)
+        self.user_emb, self.item_emb = node_embeddings(config, context)
         self.behavior_weight = nn.Parameter(torch.ones(behaviors))
         self.user_map = nn.Parameter(torch.zeros(behaviors, size, size))
         self.item_map = nn.Parameter(torch.zeros(behaviors, behaviors * size, size))

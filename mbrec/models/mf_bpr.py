@@ -16,33 +16,25 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from mbrec.models.base import (
     Context,
+    EmbeddingConfig,
     Entry,
-    Initializer,
-    MethodConfig,
     PerBehavior,
     TrainedMethod,
     base_l2,
     bpr_terms,
-    embedding_table,
+    node_embeddings,
 )
 from mbrec.propagation import Nodes
 from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class MfBprConfig(MethodConfig):
+class MfBprConfig(EmbeddingConfig):
     """Settings of MF-BPR."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     embeddings: Literal["shared", "behavior"] = "shared"
     """One embedding per user and item for all behaviors, or one for each behavior."""
@@ -63,16 +55,9 @@ class MfBpr(TrainedMethod):
         super().__init__()
         self.config = config
         self.behaviors, self.columns = context.behaviors, context.columns(config.size)
-        tables = 1 if config.embeddings == "shared" else len(context.behaviors)
-        self.user_emb, self.item_emb = (
-            nn.ParameterList(
-                embedding_table(
-                    count, config.size, config.initializer, context.generator, self.columns
-                )
-                for _ in range(tables)
-            )
-            for count in (context.num_users, context.num_items)
-        )
+        count = 1 if config.embeddings == "shared" else len(context.behaviors)
+        tables = [node_embeddings(config, context, self.columns) for _ in range(count)]
+        self.user_emb, self.item_emb = map(nn.ParameterList, zip(*tables, strict=True))
 
     def propagate(self) -> dict[str, Nodes]:
         """Behavior → its embeddings; nothing is propagated."""

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from mbrec.columns import GLOBAL
@@ -25,13 +25,12 @@ from mbrec.engines import SIDES, Side
 from mbrec.losses import bpr
 from mbrec.models.base import (
     Context,
-    Initializer,
-    MethodConfig,
+    EmbeddingConfig,
     PerBehavior,
     TrainedMethod,
     base_l2,
-    embedding_table,
     layers_of,
+    node_embeddings,
     pair_scores,
     per_behavior,
 )
@@ -48,14 +47,8 @@ from mbrec.scoring import Factors
 GATE_SAMPLE = 4096  # nodes of a side whose gates are looked at, or up to twice as many
 
 
-class BigelConfig(MethodConfig):
+class BigelConfig(EmbeddingConfig):
     """Settings of BiGEL."""
-
-    size: PositiveInt = 64
-    """d, the embedding size."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings (eq. 1): "normal" N(0, 0.1²) or "xavier"."""
 
     layers: tuple[NonNegativeInt, ...] = ()
     """GCN layers per behavior (eq. 2-3); empty: 1, 2, … K, as the paper on UB."""
@@ -97,9 +90,6 @@ class BigelConfig(MethodConfig):
     similarity: Literal["cosine", "dot"] = "cosine"
     """How CPA compares embeddings (eq. 10-11)."""
 
-    l2: PerBehavior = 1e-4
-    """β (eq. 14), on the base embeddings of the batch's rows; or a table behavior = β."""
-
 
 @dataclass(frozen=True)
 class BigelState:
@@ -122,10 +112,7 @@ class Bigel(TrainedMethod):
         size, generator = config.size, context.generator
         self.config, self.columns = config, context.columns(size)
         self.behaviors, self.target = context.behaviors, context.target
-        self.user_emb, self.item_emb = (
-            embedding_table(count, size, config.initializer, generator, self.columns)
-            for count in (context.num_users, context.num_items)
-        )
+        self.user_emb, self.item_emb = node_embeddings(config, context, self.columns)
         self.cgl = CascadingGcn(
             [context.relation(behavior) for behavior in context.behaviors],
             layers_of(config.layers, context.behaviors),

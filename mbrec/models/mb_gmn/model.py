@@ -40,9 +40,7 @@ from torch.nn import functional as F
 from mbrec.errors import UsageError
 from mbrec.models.base import (
     Context,
-    Initializer,
-    MethodConfig,
-    PerBehavior,
+    EmbeddingConfig,
     TrainedMethod,
     base_l2,
     embedding_table,
@@ -57,14 +55,11 @@ from mbrec.sampling import Batch
 from mbrec.scoring import Factors
 
 
-class MbGmnConfig(MethodConfig):
+class MbGmnConfig(EmbeddingConfig):
     """Settings of MB-GMN."""
 
     size: PositiveInt = Field(default=64, multiple_of=2)
     """d, the size of the propagated embeddings; the tables hold half of it."""
-
-    initializer: Initializer = "xavier"
-    """Initial embeddings: "normal" N(0, 0.1²) or "xavier"."""
 
     layers: NonNegativeInt = 2
     """L."""
@@ -74,9 +69,6 @@ class MbGmnConfig(MethodConfig):
 
     heads: PositiveInt = 2
     """Heads of the attention between behaviors; a divisor of d."""
-
-    l2: PerBehavior = 1e-4
-    """β, on the base embeddings of the batch's rows; or a table behavior = weight."""
 
 
 class MbGmn(TrainedMethod):

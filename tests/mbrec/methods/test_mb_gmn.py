@@ -136,7 +136,8 @@ def test_gradients_do_not_depend_on_the_blocks(
         terms = model.losses(model.propagate(), hand_made.batch())
         torch.stack(list(terms.values())).sum().backward()
         found.append({name: weight.grad for name, weight in model.named_parameters()})
-    torch.testing.assert_close(*found)
+    # Sums in another order: how far apart they end differs from CPU to CPU.
+    torch.testing.assert_close(*found, rtol=3e-5, atol=1e-5)
 
 
 def test_heads_that_do_not_divide_the_size_are_refused(hand_made: Any) -> None:
