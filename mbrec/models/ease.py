@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from mbrec.errors import TrainingError
@@ -60,12 +60,6 @@ class EaseConfig(MethodConfig):
 
     neighbors: NonNegativeInt = 0
     """Entries of B kept per item, those of largest size; 0: all, as a dense matrix."""
-
-    @model_validator(mode="after")
-    def _of_merged_histories(self) -> EaseConfig:
-        if self.target == "behavior" and self.history != "merged":
-            raise ValueError("model.target=behavior goes with model.history=merged")
-        return self
 
 
 class Ease(Method):
@@ -114,7 +108,7 @@ class Ease(Method):
         for group in together:
             history = weighted_history(context, group, config.weights)
             inverse = inverse_gram(history, config.l2, context.device)
-            if config.target == "behavior":
+            if merged and config.target == "behavior":
                 for name in group:
                     done = weighted_history(context, (name,), {})
                     yield (name,), history, toward(inverse, history, done)

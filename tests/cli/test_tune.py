@@ -29,7 +29,8 @@ def test_a_search_says_how_it_goes_what_it_found_and_what_is_next(
     code, out, err = mbrec(*arguments)
     assert code == 0, err
     assert err.startswith(
-        '[1/3] model.l2 = 300, model.itself = 0.3, model.history = "merged"  ndcg'
+        '[1/3] model.l2 = 300, model.itself = 0.3, model.history = "merged", '
+        'model.target = "merged"  ndcg'
     )
     assert len(err.splitlines()) == 3
     assert out.startswith("ease, seed 1: 3 trials (3 finished)\n  valid ndcg@5 0.")

@@ -63,6 +63,7 @@ def gap(explanation: Explanation) -> float:
         ("itemknn", {"weights": {"click": 0.5}}, EXACT),
         ("userknn", {}, EXACT),
         ("ease", {"history": "behavior"}, EXACT),
+        ("ease", {"target": "behavior", "neighbors": 5}, EXACT),
         ("ownhistory", {}, EXACT),
         ("mostpop", {}, EXACT),
         ("mf-bpr", {"size": 8}, FITTED),

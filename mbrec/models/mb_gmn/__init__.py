@@ -3,6 +3,10 @@
 from mbrec.models.base import Entry
 from mbrec.models.mb_gmn.model import MbGmn, MbGmnConfig
 
-ENTRY = Entry(MbGmnConfig, MbGmn, train={"lr": 2e-3, "patience": 15})
+ENTRY = Entry(
+    MbGmnConfig,
+    MbGmn,
+    train={"lr": 5e-3, "negatives": 4, "patience": 15, "average": 0.95},
+)
 
 __all__ = ["ENTRY", "MbGmn", "MbGmnConfig"]

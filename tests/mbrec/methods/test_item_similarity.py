@@ -108,9 +108,10 @@ def test_ease_may_tell_every_behavior_from_all_of_them(
     assert not torch.equal(found["page.view"], found["buy"])
 
 
-def test_ease_tells_behaviors_from_merged_histories_only() -> None:
-    with pytest.raises(ValueError, match=r"goes with model\.history=merged"):
-        EaseConfig(history="behavior", target="behavior")
+def test_own_histories_tell_themselves_whatever_merged_ones_would() -> None:
+    found = scores("ease", history="behavior", target="behavior", l2=2.0)
+    for name, expected in scores("ease", history="behavior", l2=2.0).items():
+        assert torch.equal(found[name], expected), name
 
 
 def test_ease_keeps_the_weights_of_largest_size() -> None:

@@ -62,7 +62,12 @@ def test_the_search_begins_with_the_defaults_and_is_never_worse(
     assert found.start.number == 1
     assert found.start.value == value
     assert found.best.value >= value
-    assert found.start.settings == {"model.l2": 300, "model.itself": 0.3, "model.history": "merged"}
+    assert found.start.settings == {
+        "model.l2": 300,
+        "model.itself": 0.3,
+        "model.history": "merged",
+        "model.target": "merged",
+    }
 
 
 def test_the_best_settings_give_what_was_promised_when_they_are_trained(
@@ -217,7 +222,8 @@ def test_no_trial_begins_after_the_time(search: Search) -> None:
 def test_importances_are_said_of_enough_trials(search: Search, tmp_path: Path) -> None:
     assert not search(trials=2).importances
     found = search(trials=FEWEST)
-    assert set(found.importances) == {"model.l2", "model.itself", "model.history"}
+    names = {"model.l2", "model.itself", "model.history", "model.target"}
+    assert set(found.importances) == names
     assert sum(found.importances.values()) == pytest.approx(1, abs=1e-4)
     assert "| setting | importance |" in (tmp_path / "study" / "trials.md").read_text()
 
