@@ -54,8 +54,9 @@ _LISTS_ONLY = frozenset(
     "--fold-in",
     type=click.Path(path_type=Path),
     metavar="LOG",
-    help="Lists for the users of this log whom RUN does not know, from their events: a .csv, .tsv "
-    "or .parquet with user_id, item_id, behavior and, if it likes, timestamp.",
+    help="Lists for the users of this log whom RUN does not know, from their events. A log like "
+    "that of the dataset, or a .csv, .tsv or .parquet with user_id, item_id, behavior and, if it "
+    "likes, timestamp.",
 )
 @click.option(
     "--k",
@@ -205,7 +206,9 @@ def _write_new_lists(
 
     del options["users"]
     open_lists(out, force=options["force"], spreadsheet=options["spreadsheet"])
-    events = read_events(log, Run(run).behaviors)
+    trained = Run(run)
+    dataset = trained.dataset(options["data"], splits=("train",))
+    events = read_events(log, trained.behaviors, dataset.manifest)
     with UserProgress() as progress:
         lists = export_new_users(run, out, events.table, progress=progress, **options)
     if as_json:

@@ -1,20 +1,30 @@
-"""Reading a log for a run that exists: its rows as they are, without filters, split or index."""
+"""Reading a log for a run that exists: its rows as they are, without filters, split or index.
+
+It may be a log like the one that the run's dataset was prepared from, the shop's next day, or a
+table with the columns that mbrec calls its own.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mbrec.columns import BEHAVIOR, ITEM_ID, TIMESTAMP, USER_ID
+from mbrec.data_prep import sources
+from mbrec.data_prep.layout import Log
 from mbrec.data_prep.reading import read_files
 from mbrec.data_prep.rejects import Rejects
-from mbrec.data_prep.sources.csv import Mapping, describe
+from mbrec.data_prep.sources import csv
 from mbrec.dataset import REJECTS
-from mbrec.errors import DataError
+from mbrec.errors import DataError, MbrecError
+
+OTHER = "a behavior that the run does not rank"
 
 
 @dataclass(frozen=True)
@@ -27,38 +37,69 @@ class Events:
     rejected: dict[str, int]  # reason → rows that were not used
 
 
-def read_events(path: Path, behaviors: Sequence[str]) -> Events:
-    """Read a CSV, TSV or Parquet log with the columns of the source `csv`.
+def read_events(
+    path: Path, behaviors: Sequence[str], manifest: Mapping[str, Any] | None = None
+) -> Events:
+    """Read a log of one file.
 
     Args:
-        path: Has the columns user_id, item_id, behavior and, if it likes, timestamp.
-        behaviors: Rows of others are rejected as of an unknown behavior.
+        path: A log like the one that `manifest` tells of; or CSV, TSV or Parquet with the columns
+            user_id, item_id, behavior and, if it likes, timestamp.
+        behaviors: Rows of others are counted and not used.
+        manifest: Of a prepared dataset.
 
     Raises:
-        DataError: The log cannot be read, lacks a column, or has no usable row.
+        DataError: The log cannot be read, is of neither kind, or has no usable row.
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path of the log.")
-    log = describe([path], Mapping(), behaviors)
+    log = _described(path, behaviors, manifest or {})
+    names = (*behaviors, *(name for name in log.known if name not in behaviors))
     tables, entry = [], {"rows": 0}
     with (
-        tempfile.TemporaryDirectory(prefix="mbrec-") as name,
-        Rejects(log.layouts, Path(name) / REJECTS) as rejects,
+        tempfile.TemporaryDirectory(prefix="mbrec-") as folder,
+        Rejects(log.layouts, Path(folder) / REJECTS) as rejects,
     ):
-        for found in read_files(log.layouts, behaviors, lambda path, rows: None, rejects):
+        for found in read_files(log.layouts, names, lambda path, rows: None, rejects):
             if isinstance(found, dict):
                 entry = found
             else:
-                tables.append(_distinct(_as_texts(found, behaviors)))
-    table = _distinct(pa.concat_tables(tables)) if tables else pa.table({})
-    rejected = dict(sorted(rejects.reasons.items()))
-    if not len(table):
-        why = "; ".join(f"{rows} × {reason}" for reason, rows in rejected.items()) or "it is empty"
+                tables.append(found)
+    rows = pa.concat_tables(tables) if tables else pa.table({BEHAVIOR: pa.array([], pa.int8())})
+    ranked = rows.filter(pc.less(rows[BEHAVIOR], len(behaviors)))
+    unused = dict(rejects.reasons)
+    if len(ranked) < len(rows):
+        unused[OTHER] = len(rows) - len(ranked)
+    unused = dict(sorted(unused.items()))
+    if not len(ranked):
+        why = "; ".join(f"{count} × {reason}" for reason, count in unused.items()) or "it is empty"
         raise DataError(
             f"{path} has no row to use: {why}.",
-            f"It needs the columns user_id, item_id and behavior ({', '.join(behaviors)}).",
+            f"It needs rows of {', '.join(behaviors)}.",
         )
-    return Events(table, int(entry["rows"]), rejected)
+    return Events(_distinct(_as_texts(ranked, behaviors)), int(entry["rows"]), unused)
+
+
+def _described(path: Path, behaviors: Sequence[str], manifest: Mapping[str, Any]) -> Log:
+    """The log as the dataset's was described; else by mbrec's own columns."""
+    source, unlike = manifest.get("source"), ""
+    try:
+        if source == "csv":
+            mapping = csv.make_mapping(manifest["options"]["mapping"])
+            return csv.describe([path], mapping, behaviors)
+        if source in ("ub", "jd") and path.suffix != ".parquet":
+            return sources.describe(source, [path], csv.Mapping(), None)
+    except MbrecError as error:
+        unlike = f"Nor is it a log like that of the dataset: {error.message} "
+    try:
+        return csv.describe([path], csv.Mapping(), behaviors)
+    except MbrecError as error:
+        if error.message in unlike:  # an empty file is neither
+            unlike = ""
+        raise DataError(
+            error.message,
+            f"{unlike}Name its columns user_id, item_id, behavior and, if there, timestamp.",
+        ) from error
 
 
 def _as_texts(rows: pa.Table, behaviors: Sequence[str]) -> pa.Table:
