@@ -66,7 +66,8 @@ def read_events(
             else:
                 tables.append(found)
     rows = pa.concat_tables(tables) if tables else pa.table({BEHAVIOR: pa.array([], pa.int8())})
-    ranked = rows.filter(pc.less(rows[BEHAVIOR], len(behaviors)))
+    code = rows[BEHAVIOR]  # below 0: known to the dataset, and left out of it
+    ranked = rows.filter(pc.and_(pc.greater_equal(code, 0), pc.less(code, len(behaviors))))
     unused = dict(rejects.reasons)
     if len(ranked) < len(rows):
         unused[OTHER] = len(rows) - len(ranked)

@@ -11,7 +11,10 @@ from mbrec.data_prep.events import OTHER, read_events
 from mbrec.errors import DataError
 
 SHOP = {"user": "who", "item": "what", "behavior": "did", "time": "at", "time_format": "iso"}
-CSV: dict[str, Any] = {"source": "csv", "options": {"mapping": {**SHOP, "map": {"zz": "buy"}}}}
+CSV: dict[str, Any] = {
+    "source": "csv",
+    "options": {"mapping": {**SHOP, "map": {"zz": "buy", "undo": ""}}},
+}
 UB = {"source": "ub"}
 OWN = "user_id,item_id,behavior,timestamp\n1,2,buy,3\n"
 
@@ -41,6 +44,9 @@ def test_behaviors_that_are_not_ranked_are_counted(tmp_path: Path) -> None:
     log.write_text("7,8,5,pv,1511540875\n7,8,5,buy,1511540876\n7,8,5,cart,1511540876\n")
     found = [("7", "8", "purchase", 1511540876)]
     assert rows(log, ("purchase",), UB) == (found, {OTHER: 2})
+    shop = tmp_path / "shop.csv"
+    shop.write_text("at,who,did,what\n1970-01-01,ann,zz,shoe\n1970-01-01,ann,undo,shoe\n")
+    assert rows(shop, ("buy",), CSV) == ([("ann", "shoe", "buy", 0)], {OTHER: 1})
     with pytest.raises(DataError, match=rf"no row to use: 3 × {OTHER}.*rows of favorite"):
         read_events(log, ("favorite",), UB)
 
