@@ -55,7 +55,7 @@ def read_events(
         raise DataError(f"There is no file {path}.", "Check the path of the log.")
     log = _described(path, behaviors, manifest or {})
     names = (*behaviors, *(name for name in log.known if name not in behaviors))
-    tables, entry = [], {"rows": 0}
+    tables, entry, others = [], {"rows": 0}, 0
     with (
         tempfile.TemporaryDirectory(prefix="mbrec-") as folder,
         Rejects(log.layouts, Path(folder) / REJECTS) as rejects,
@@ -63,44 +63,47 @@ def read_events(
         for found in read_files(log.layouts, names, lambda path, rows: None, rejects):
             if isinstance(found, dict):
                 entry = found
-            else:
-                tables.append(found)
-    rows = pa.concat_tables(tables) if tables else pa.table({BEHAVIOR: pa.array([], pa.int8())})
-    code = rows[BEHAVIOR]  # below 0: known to the dataset, and left out of it
-    ranked = rows.filter(pc.and_(pc.greater_equal(code, 0), pc.less(code, len(behaviors))))
-    unused = dict(rejects.reasons)
-    if len(ranked) < len(rows):
-        unused[OTHER] = len(rows) - len(ranked)
-    unused = dict(sorted(unused.items()))
-    if not len(ranked):
-        why = "; ".join(f"{count} × {reason}" for reason, count in unused.items()) or "it is empty"
+                continue
+            ranked = _ranked(found, len(behaviors))
+            others += len(found) - len(ranked)
+            tables.append(_distinct(_as_texts(ranked, behaviors)))
+    table = _distinct(pa.concat_tables(tables)) if tables else pa.table({})
+    unused = dict(sorted({**rejects.reasons, **({OTHER: others} if others else {})}.items()))
+    if not len(table):
+        why = "; ".join(f"{rows} × {reason}" for reason, rows in unused.items()) or "it is empty"
         raise DataError(
-            f"{path} has no row to use: {why}.",
-            f"It needs rows of {', '.join(behaviors)}.",
+            f"{path} has no row to use: {why}.", f"It needs rows of {', '.join(behaviors)}."
         )
-    return Events(_distinct(_as_texts(ranked, behaviors)), int(entry["rows"]), unused)
+    return Events(table, int(entry["rows"]), unused)
 
 
 def _described(path: Path, behaviors: Sequence[str], manifest: Mapping[str, Any]) -> Log:
-    """The log as the dataset's was described; else by mbrec's own columns."""
-    source, unlike = manifest.get("source"), ""
-    try:
-        if source == "csv":
-            mapping = csv.make_mapping(manifest["options"]["mapping"])
-            return csv.describe([path], mapping, behaviors)
-        if source in ("ub", "jd") and path.suffix != ".parquet":
-            return sources.describe(source, [path], csv.Mapping(), None)
-    except MbrecError as error:
-        unlike = f"Nor is it a log like that of the dataset: {error.message} "
-    try:
-        return csv.describe([path], csv.Mapping(), behaviors)
-    except MbrecError as error:
-        if error.message in unlike:  # an empty file is neither
-            unlike = ""
-        raise DataError(
-            error.message,
-            f"{unlike}Name its columns user_id, item_id, behavior and, if there, timestamp.",
-        ) from error
+    """The log as the dataset's was described, or by mbrec's own columns."""
+    source, own = manifest.get("source"), csv.Mapping()
+    kinds = [("csv", own)]
+    if source == "csv":
+        mapping = csv.make_mapping(manifest["options"]["mapping"])
+        # Columns that are told by position are in every file: those with a name go first.
+        kinds.insert(0 if mapping.header else 1, ("csv", mapping))
+    elif source in ("ub", "jd") and path.suffix != ".parquet":
+        kinds.insert(0, (source, own))
+    problems = []
+    for kind, mapping in kinds:
+        try:
+            return sources.describe(kind, [path], mapping, behaviors)
+        except MbrecError as error:
+            problems.append(error.message)
+    raise DataError(
+        " ".join(dict.fromkeys(problems)),
+        "Give a log like that of the dataset, or name its columns user_id, item_id, behavior and, "
+        "if there, timestamp.",
+    )
+
+
+def _ranked(rows: pa.Table, behaviors: int) -> pa.Table:
+    """The rows of the first behaviors; below 0 are those that the dataset leaves out."""
+    code = rows[BEHAVIOR]
+    return rows.filter(pc.and_(pc.greater_equal(code, 0), pc.less(code, behaviors)))
 
 
 def _as_texts(rows: pa.Table, behaviors: Sequence[str]) -> pa.Table:

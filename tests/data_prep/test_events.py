@@ -15,6 +15,8 @@ CSV: dict[str, Any] = {
     "source": "csv",
     "options": {"mapping": {**SHOP, "map": {"zz": "buy", "undo": ""}}},
 }
+PLACES = {"user": 2, "item": 1, "behavior": 3, "header": False}
+BY_PLACE: dict[str, Any] = {"source": "csv", "options": {"mapping": PLACES}}
 UB = {"source": "ub"}
 OWN = "user_id,item_id,behavior,timestamp\n1,2,buy,3\n"
 
@@ -51,7 +53,14 @@ def test_behaviors_that_are_not_ranked_are_counted(tmp_path: Path) -> None:
         read_events(log, ("favorite",), UB)
 
 
-@pytest.mark.parametrize("manifest", [CSV, UB, {"source": "given"}, {}])
+def test_columns_by_position_are_read_where_no_names_are(tmp_path: Path) -> None:
+    log = tmp_path / "next.csv"
+    log.write_text("shoe,ann,buy\n")
+    ((user, item, behavior, _),), unused = rows(log, ("buy",), BY_PLACE)
+    assert (user, item, behavior, unused) == ("ann", "shoe", "buy", {})
+
+
+@pytest.mark.parametrize("manifest", [CSV, BY_PLACE, UB, {"source": "given"}, {}])
 def test_the_columns_of_mbrec_will_do_whatever_the_dataset_was(
     manifest: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -63,8 +72,8 @@ def test_the_columns_of_mbrec_will_do_whatever_the_dataset_was(
 def test_a_log_that_is_neither_says_what_it_lacks_of_both(tmp_path: Path) -> None:
     log = tmp_path / "next.csv"
     log.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"no column 'user_id'.*no column 'who'.*Name its columns"):
+    with pytest.raises(DataError, match=r"no column 'who'.*no column 'user_id'.*name its columns"):
         read_events(log, ("buy",), CSV)
     log.write_text("")
-    with pytest.raises(DataError, match=r"next.csv is empty\. Name its columns"):
+    with pytest.raises(DataError, match=r"^[^ ]*next.csv is empty\. Give a log"):
         read_events(log, ("buy",), CSV)
