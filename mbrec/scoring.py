@@ -9,8 +9,9 @@ All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -45,8 +46,43 @@ class Scorer(Protocol):
         """The same on another device."""
 
 
+Kind = TypeVar("Kind", bound="_Movable")
+
+
+class _Movable:
+    """A kind is a dataclass: it moves with all that it holds."""
+
+    def to(self: Kind, device: torch.device | str) -> Kind:
+        """The same on another device."""
+        held = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        return type(self)(*(_moved(part, device) for part in held))
+
+
+class _Composed(_Movable, abc.ABC):
+    """A kind that is made of others, which know how many users and items there are."""
+
+    @abc.abstractmethod
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        """The part that has a row per user, and the one that has a column per item."""
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self._ends()[0].num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self._ends()[1].num_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where all parts are."""
+        return self._ends()[1].device
+
+
 @dataclass(frozen=True)
-class Factors:
+class Factors(_Movable):
     """Score = inner product of a user and an item embedding (equation 12 of BiGEL)."""
 
     user_emb: Tensor  # (U, d) float32
@@ -75,13 +111,9 @@ class Factors:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
         return self.user_emb[user_idx] @ self.item_emb[start:stop].T
 
-    def to(self, device: torch.device | str) -> Factors:
-        """The same factors on another device."""
-        return Factors(self.user_emb.to(device), self.item_emb.to(device))
-
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(_Movable):
     """A sparse matrix of scores, rows × items, in CSR form; what is not stored scores 0."""
 
     indptr: Tensor  # (rows + 1,) int64
@@ -144,13 +176,9 @@ class Sparse:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
         return _block(*self.rows(user_idx), len(user_idx), start, stop)
 
-    def to(self, device: torch.device | str) -> Sparse:
-        """The same matrix on another device."""
-        return Sparse(*(getattr(self, field.name).to(device) for field in fields(self)))
-
 
 @dataclass(frozen=True)
-class ItemToItem:
+class ItemToItem(_Composed):
     """Score = Σ over the user's history of weight · similarity, with a dense (I, I) matrix."""
 
     history: Sparse  # (U, I)
@@ -160,20 +188,8 @@ class ItemToItem:
         size = self.history.num_items
         _check(self.similarity.shape == (size, size), "the similarities do not fit the history")
 
-    @property
-    def num_users(self) -> int:
-        """U."""
-        return self.history.num_users
-
-    @property
-    def num_items(self) -> int:
-        """I."""
-        return self.history.num_items
-
-    @property
-    def device(self) -> torch.device:
-        """Where the similarities are."""
-        return self.similarity.device
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.history, self.history
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
@@ -183,13 +199,9 @@ class ItemToItem:
         weights[row, place] = value
         return weights @ self.similarity[used, start:stop]
 
-    def to(self, device: torch.device | str) -> ItemToItem:
-        """The same on another device."""
-        return ItemToItem(self.history.to(device), self.similarity.to(device))
-
 
 @dataclass(frozen=True)
-class ItemNeighbors:
+class ItemNeighbors(_Composed):
     """Score = Σ over the user's history of weight · similarity, with few neighbors per item."""
 
     history: Sparse  # (U, I)
@@ -200,32 +212,16 @@ class ItemNeighbors:
         fits = (self.neighbors.num_users, self.neighbors.num_items) == (size, size)
         _check(fits, "the neighbors do not fit the history")
 
-    @property
-    def num_users(self) -> int:
-        """U."""
-        return self.history.num_users
-
-    @property
-    def num_items(self) -> int:
-        """I."""
-        return self.history.num_items
-
-    @property
-    def device(self) -> torch.device:
-        """Where the neighbors are."""
-        return self.neighbors.device
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.history, self.neighbors
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
         return _products(self.history, self.neighbors, user_idx, start, stop)
 
-    def to(self, device: torch.device | str) -> ItemNeighbors:
-        """The same on another device."""
-        return ItemNeighbors(self.history.to(device), self.neighbors.to(device))
-
 
 @dataclass(frozen=True)
-class UserNeighbors:
+class UserNeighbors(_Composed):
     """Score = Σ over the user's neighbors of similarity · what they have done."""
 
     similar: Sparse  # (U, V), row: who is asked about; column: one of the V users known
@@ -235,32 +231,16 @@ class UserNeighbors:
         fits = self.similar.num_items == self.histories.num_users
         _check(fits, "the histories do not fit the neighbors")
 
-    @property
-    def num_users(self) -> int:
-        """U."""
-        return self.similar.num_users
-
-    @property
-    def num_items(self) -> int:
-        """I."""
-        return self.histories.num_items
-
-    @property
-    def device(self) -> torch.device:
-        """Where the histories are."""
-        return self.histories.device
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.similar, self.histories
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
         return _products(self.similar, self.histories, user_idx, start, stop)
 
-    def to(self, device: torch.device | str) -> UserNeighbors:
-        """The same on another device."""
-        return UserNeighbors(self.similar.to(device), self.histories.to(device))
-
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(_Composed):
     """Score = another one's score times the sum of a factor of the user and one of the item."""
 
     inner: Scorer
@@ -271,33 +251,17 @@ class Weighted:
         _check(len(self.by_user) == self.inner.num_users, "the factors do not fit the users")
         _check(len(self.by_item) == self.inner.num_items, "the factors do not fit the items")
 
-    @property
-    def num_users(self) -> int:
-        """U."""
-        return self.inner.num_users
-
-    @property
-    def num_items(self) -> int:
-        """I."""
-        return self.inner.num_items
-
-    @property
-    def device(self) -> torch.device:
-        """Where the factors are."""
-        return self.by_item.device
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.inner, self.inner
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
         factor = self.by_user[user_idx, None] + self.by_item[start:stop]
         return self.inner.scores(user_idx, start, stop).mul_(factor)
 
-    def to(self, device: torch.device | str) -> Weighted:
-        """The same on another device."""
-        return Weighted(self.inner.to(device), self.by_user.to(device), self.by_item.to(device))
-
 
 @dataclass(frozen=True)
-class Sum:
+class Sum(_Composed):
     """Score = the sum of the scores of several parts, each with a weight."""
 
     parts: tuple[Scorer, ...]
@@ -308,20 +272,8 @@ class Sum:
         shapes = {(part.num_users, part.num_items) for part in self.parts}
         _check(len(shapes) == 1, "the parts are for different numbers of users or items")
 
-    @property
-    def num_users(self) -> int:
-        """U."""
-        return self.parts[0].num_users
-
-    @property
-    def num_items(self) -> int:
-        """I."""
-        return self.parts[0].num_items
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parts are."""
-        return self.parts[0].device
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.parts[0], self.parts[0]
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
@@ -330,9 +282,12 @@ class Sum:
             total.add_(part.scores(user_idx, start, stop), alpha=weight)
         return total
 
-    def to(self, device: torch.device | str) -> Sum:
-        """The same on another device."""
-        return Sum(tuple(part.to(device) for part in self.parts), self.weights)
+
+def _moved(part: Any, device: torch.device | str) -> Any:
+    """A part of a kind on another device: a tensor, a kind, several of them, or neither."""
+    if isinstance(part, tuple):
+        return tuple(_moved(one, device) for one in part)
+    return part.to(device) if hasattr(part, "to") else part
 
 
 def _products(left: Sparse, right: Sparse, rows: Tensor, start: int, stop: int) -> Tensor:
