@@ -102,12 +102,12 @@ def engine(tmp_path: Path) -> Iterator[DuckEngine]:
 
 
 @pytest.fixture
-def same(prep: Callable[..., Prepared]) -> Callable[..., Prepared | None]:
-    """Prepare with two engines, and compare: ``same(("auto", "spark"), "ub", {"a.csv": "…"})``."""
-    return functools.partial(compare, prep)
+def assert_same(prep: Callable[..., Prepared]) -> Callable[..., Prepared | None]:
+    """Prepare with two engines; ``assert_same(("auto", "spark"), "ub", files)`` compares them."""
+    return functools.partial(_compare, prep)
 
 
-def compare(
+def _compare(
     prep: Callable[..., Any],
     engines: tuple[str, str],
     source: str,

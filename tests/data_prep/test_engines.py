@@ -40,12 +40,12 @@ sound = plain_rows.map(lambda r: f"{r[0]},{r[1]},7,{r[2].replace('view', 'cart')
     keep=st.sampled_from(["first", "last"]),
 )
 def test_memory_and_duckdb_give_the_same_bytes(
-    same: Prep, rows: list[str], minimum: int, core_on: str, split: str, keep: str
+    assert_same: Prep, rows: list[str], minimum: int, core_on: str, split: str, keep: str
 ) -> None:
     options: dict[str, Any] = {"min_user": minimum, "min_item": minimum, "core_on": core_on}
     options |= {"split": split, "keep": keep, "behaviors": ("click", "purchase")}
     files = {"a.csv": "\n".join(rows) + "\n"}
-    same(("auto", "duckdb"), "ub", files, max_rejects=1.0, **options)
+    assert_same(("auto", "duckdb"), "ub", files, max_rejects=1.0, **options)
 
 
 @few
@@ -64,12 +64,12 @@ def test_memory_and_duckdb_give_the_same_bytes(
     keep=st.sampled_from(["first", "last"]),
 )
 def test_texts_as_ids_and_given_splits_are_the_same_too(
-    same: Prep, rows: list[Any], keep: str
+    assert_same: Prep, rows: list[Any], keep: str
 ) -> None:
     mapping = Mapping(split="part", behaviors=["view", "buy"])
     head = "user_id,item_id,behavior,timestamp,part\n"
     text = head + "".join(",".join(map(str, row)) + "\n" for row in rows)
-    same(("auto", "duckdb"), "csv", {"a.csv": text}, mapping=mapping, keep=keep)
+    assert_same(("auto", "duckdb"), "csv", {"a.csv": text}, mapping=mapping, keep=keep)
 
 
 def test_a_log_that_outgrows_the_memory_goes_on_in_duckdb(

@@ -52,14 +52,14 @@ def ub_rows(rows: int) -> str:
 
 
 @pytest.mark.usefixtures("spark")
-def test_a_log_with_malformed_rows_is_the_same_on_spark(same: Prep) -> None:
+def test_a_log_with_malformed_rows_is_the_same_on_spark(assert_same: Prep) -> None:
     odd = "x,1,3,pv,1511544000\n1,07,3,pv,1511544000\n\n1,2,3,view,1511544000\n1,2\n"
     files: dict[str, str | bytes] = {
         "a's.csv": ub_rows(400) + odd,
         "b.csv": "999,999,3,pv,1511544001\n" + odd + ub_rows(60) + "4,5,3,buy,15115",
     }
     options: dict[str, Any] = {"min_user": 3, "min_item": 3, "core_on": "any", "max_rejects": 0.5}
-    made = same(BOTH, "ub", files, end="2017-11-25T02:00:00", **options)
+    made = assert_same(BOTH, "ub", files, end="2017-11-25T02:00:00", **options)
     assert made.dropped["rejected"] == 11
     assert made.dropped["duplicates"] > 0
     assert "k-core round 1" in made.steps
@@ -67,7 +67,7 @@ def test_a_log_with_malformed_rows_is_the_same_on_spark(same: Prep) -> None:
 
 
 @pytest.mark.usefixtures("spark")
-def test_texts_quotes_and_given_splits_are_the_same_on_spark(same: Prep) -> None:
+def test_texts_quotes_and_given_splits_are_the_same_on_spark(assert_same: Prep) -> None:
     rows = [
         '"u,1",b,view,2019-10-01 08:30:00,train',
         "ü,-4,view,2019-10-01T08:30:05+02:00,valid",
@@ -79,15 +79,15 @@ def test_texts_quotes_and_given_splits_are_the_same_on_spark(same: Prep) -> None
     head = "user_id,item_id,behavior,timestamp,part\n"
     files: dict[str, str | bytes] = {"a.csv": head + "\n".join(rows)}
     mapping = Mapping(split="part", behaviors=["view", "buy"], time_format="iso", tz="+08:00")
-    made = same(BOTH, "csv", files, mapping=mapping, max_rejects=0.5, keep="last")
+    made = assert_same(BOTH, "csv", files, mapping=mapping, max_rejects=0.5, keep="last")
     assert len(made.rejects) == 2
     assert made.dataset.user_ids.to_pylist() == ["Z", "u,1", "ü"]
 
 
 @pytest.mark.usefixtures("spark")
-def test_leave_one_out_is_the_same_on_spark(same: Prep) -> None:
+def test_leave_one_out_is_the_same_on_spark(assert_same: Prep) -> None:
     options: dict[str, Any] = {"split": "leave-one-out", "keep": "last"}
-    made = same(BOTH, "ub", {"a.csv": ub_rows(200)}, **options)
+    made = assert_same(BOTH, "ub", {"a.csv": ub_rows(200)}, **options)
     assert {row[4] for row in made.rows} == {"train", "valid", "test"}
 
 

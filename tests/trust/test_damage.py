@@ -76,7 +76,7 @@ DAMAGES: dict[str, Damage] = {
 damages = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 
 
-def said(answer: Any, *names: str) -> None:
+def assert_said(answer: Any, *names: str) -> None:
     """Check that an answer is a line that names one of some files and a remedy."""
     assert answer.code == 1, (answer.out, answer.err)
     assert "Traceback" not in answer.err
@@ -97,11 +97,11 @@ def test_a_damaged_dataset_is_not_worked_with(
         if name == "manifest.json"
         else (name,)
     )
-    said(mbrec("train", copy / "data", "--out", copy / "new"), *names)
+    assert_said(mbrec("train", copy / "data", "--out", copy / "new"), *names)
     assert not (copy / "new").exists()
-    said(mbrec("evaluate", copy / "run", "--data", copy / "data"), *names)
+    assert_said(mbrec("evaluate", copy / "run", "--data", copy / "data"), *names)
     out = copy / "lists.csv"
-    said(mbrec("export", copy / "run", "--data", copy / "data", "--out", out), *names)
+    assert_said(mbrec("export", copy / "run", "--data", copy / "data", "--out", out), *names)
     assert not out.exists()
 
 
@@ -113,11 +113,11 @@ def test_a_damaged_run_is_not_worked_with(
     path, out = copy / "run" / name, copy / "lists.csv"
     damage(path, copy / "other-run" / name)
     names = (name, *RUN, "not the dataset") if name == "run.json" else (name,)
-    said(mbrec("evaluate", copy / "run", "--data", copy / "data"), *names)
-    said(mbrec("export", copy / "run", "--data", copy / "data", "--out", out), *names)
+    assert_said(mbrec("evaluate", copy / "run", "--data", copy / "data"), *names)
+    assert_said(mbrec("export", copy / "run", "--data", copy / "data", "--out", out), *names)
     assert not out.exists()
     if name == "run.json":
-        said(mbrec("compare", copy / "run", copy / "rival"), name, "different datasets")
+        assert_said(mbrec("compare", copy / "run", copy / "rival"), name, "different datasets")
 
 
 @damages
@@ -133,7 +133,7 @@ def test_a_training_does_not_go_on_from_what_is_damaged(
         again = (*again, "--set", "train.patience=2")  # both runs have the same settings
         assert mbrec(*again).code == 0
         return
-    said(mbrec(*again), *(names if name != "checkpoints/best.safetensors" else (name,)))
+    assert_said(mbrec(*again), *(names if name != "checkpoints/best.safetensors" else (name,)))
 
 
 @damages
@@ -143,7 +143,7 @@ def test_damaged_figures_are_not_compared(copy: Path, mbrec: Mbrec, damage: Dama
     damage(copy / "run" / name, copy / "other-run" / name)
     answer = mbrec(*call)
     if answer.code:
-        said(answer, name)
+        assert_said(answer, name)
     else:  # a byte that says nothing of the figures that are compared
         assert answer.out == right
         assert damage in (DAMAGES["first-byte"], DAMAGES["middle"])
@@ -168,7 +168,7 @@ def test_a_damaged_journal_is_named_or_gone_without(
         "train", copy / "data", "--out", copy / "run", "--resume", "--set", "train.epochs=2"
     )
     if answer.code:
-        said(answer, name)
+        assert_said(answer, name)
         assert "Delete it" in answer.error
     else:
         lines = (copy / "run" / name).read_text().splitlines()
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(
     ]
     config.write_text("\n".join(lines))
     answer = mbrec("train", copy / "data", "--out", copy / other, "--resume")
-    said(answer, "last.safetensors")
+    assert_said(answer, "last.safetensors")
     assert f"another {key}" in answer.error
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_record_of_a_bench_is_run_again_or_named(
         assert second.code in (1, 2), second.err
         assert "bench.json" in second.error
     elif second.code:
-        said(second, "bench.json")
+        assert_said(second, "bench.json")
 
 
 @pytest.mark.slow
@@ -224,7 +224,9 @@ def test_no_single_bit_of_a_dataset_can_flip_unseen(copy: Path, mbrec: Mbrec, na
         path.write_bytes(
             whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
         )
-        said(mbrec("evaluate", copy / "run", "--data", copy / "data"), name, "users.parquet", "no")
+        assert_said(
+            mbrec("evaluate", copy / "run", "--data", copy / "data"), name, "users.parquet", "no"
+        )
 
 
 @pytest.mark.slow
@@ -240,11 +242,11 @@ def test_no_single_bit_of_a_run_can_flip_unseen(copy: Path, mbrec: Mbrec, name: 
         )
         if name == "embeddings.safetensors":
             out = copy / "lists.csv"
-            said(mbrec("export", copy / "run", "--data", copy / "data", "--out", out), name)
+            assert_said(mbrec("export", copy / "run", "--data", copy / "data", "--out", out), name)
             continue
         answer = mbrec(*call)
         if answer.code:
-            said(answer, name, "different datasets")
+            assert_said(answer, name, "different datasets")
         else:  # a byte of Parquet's footer that says nothing of the figures
             assert answer.out == right, place
 
@@ -258,7 +260,7 @@ def test_no_single_bit_of_a_checkpoint_can_flip_unseen(copy: Path, mbrec: Mbrec)
         for place in range(len(whole)):
             bit = 1 << place % 8
             path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
-            said(mbrec("train", copy / "data", "--out", copy / "run", "--resume"), name)
+            assert_said(mbrec("train", copy / "data", "--out", copy / "run", "--resume"), name)
             flipped += 1
         path.write_bytes(whole)
     assert flipped > 2000
