@@ -8,6 +8,7 @@ import click
 
 from mbrec.cli.console import show, show_json
 from mbrec.cli.evaluation_tables import beyond_table, metrics_table, sampled_table, slices_table
+from mbrec.cli.options import data_option, ranking_device_option
 from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.cli.progress import UserProgress
 
@@ -40,18 +41,8 @@ def _parse_ks(ctx: click.Context, parameter: click.Parameter, text: str) -> tupl
     metavar="K,K,…",
     help="List lengths.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The prepared dataset.  [default: where it was at training]",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to rank; auto takes CUDA where there is one.",
-)
+@data_option
+@ranking_device_option
 @click.option(
     "--slices",
     is_flag=True,

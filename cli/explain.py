@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbrec.cli.options import data_option
+
 if TYPE_CHECKING:
     from mbrec.cli.plots import Plots
     from mbrec.explain import Explanation
@@ -33,11 +35,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Neighbors shown; --json has all.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The prepared dataset.  [default: where it was at training]",
-)
+@data_option
 @click.option("--json", "as_json", is_flag=True, help="Print all shares as JSON.")
 def command(
     run: Path,

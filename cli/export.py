@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.options import data_option, ranking_device_option
 from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.cli.progress import UserProgress
 
@@ -87,18 +88,8 @@ _LISTS_ONLY = frozenset(
     help="Leave out what the user has done before, in any split: in the list's own behavior "
     "(same), in any behavior (any), or nothing (none).",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The prepared dataset.  [default: where it was at training]",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to rank; auto takes CUDA where there is one.",
-)
+@data_option
+@ranking_device_option
 @click.option(
     "--spreadsheet-safe",
     "spreadsheet",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.learning import check_run_options, kept, learn, run_options, track_option
+from mbrec.cli.options import data_option
 from mbrec.cli.processes import processes_option, start_ranks
 
 if TYPE_CHECKING:
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 @click.command("refit")
 @click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new run's folder.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Where the dataset is.  [default: where it was at training]",
-)
+@data_option
 @track_option
 @processes_option("Train columns of the embeddings apart")
 @run_options

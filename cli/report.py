@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.options import data_option
 from mbrec.cli.progress import UserProgress
 
 
@@ -22,11 +23,7 @@ from mbrec.cli.progress import UserProgress
     show_default=True,
     help="The held-out rows that figures and lists are shown on. Choose by valid, report by test.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The prepared dataset.  [default: where it was at training]",
-)
+@data_option
 @click.option(
     "--users",
     type=click.IntRange(min=0),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mbrec.cli.console import show
+from mbrec.cli.options import data_option
 
 if TYPE_CHECKING:
     from mbrec.export import ExcludeSeen
@@ -39,11 +40,7 @@ if TYPE_CHECKING:
     help="What lists leave out where a request does not say it, as in `mbrec export`. With none, "
     "the dataset is not read, and requests can ask for nothing else.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="The prepared dataset.  [default: where it was at training]",
-)
+@data_option
 @click.option(
     "--max-k",
     type=click.IntRange(min=1),

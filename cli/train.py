@@ -10,6 +10,7 @@ import click
 
 from mbrec.cli.console import show
 from mbrec.cli.learning import check_run_options, kept, learn, run_options, track_option
+from mbrec.cli.options import engine_option, training_device_option
 from mbrec.cli.processes import processes_option, start_ranks
 from mbrec.models import BUILT_IN
 
@@ -32,16 +33,8 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(min=0), help="The one source of randomness.  [default: 1]"
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Where to train; auto takes CUDA where there is one.  [default: auto]",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(["dgl", "torch"]),
-    help="Who passes the messages; torch needs no DGL.  [default: dgl]",
-)
+@training_device_option
+@engine_option
 @track_option
 @processes_option("Train columns of the embeddings apart")
 @run_options

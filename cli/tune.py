@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import printable, show, show_json
+from mbrec.cli.options import engine_option, training_device_option
 from mbrec.models import BUILT_IN
 
 if TYPE_CHECKING:
@@ -57,16 +58,8 @@ if TYPE_CHECKING:
     help="Change a setting of where to begin, e.g. train.metric=recall@20; may be repeated.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of the search and of every training.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Where to train; auto takes CUDA where there is one.  [default: auto]",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(["dgl", "torch"]),
-    help="Who passes the messages; torch needs no DGL.  [default: dgl]",
-)
+@training_device_option
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print the study as JSON.")
 @click.option(
     "--list-space",
