@@ -13,12 +13,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 _GRACE = 10.0  # seconds that a process gets to leave its files in order
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -50,6 +52,69 @@ class Worker:
         self.pipe.close()
         code = self.process.exitcode or 0
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+class TaskWorker(Worker, Generic[T]):
+    """A worker that is sent one task at a time."""
+
+    task: T | None = None
+    """What it is at."""
+
+    def begin(self, task: T) -> None:
+        """Send it a task."""
+        self.task = task
+        # One that has died meanwhile shows when its answer is waited for.
+        with contextlib.suppress(OSError):
+            self.pipe.send(task)
+
+
+class Crew(Generic[T]):
+    """Workers that each do one task at a time, started as tasks come.
+
+    Args:
+        size: How many at most.
+        start: Starts one.
+    """
+
+    def __init__(self, size: int, start: Callable[[], TaskWorker[T]]) -> None:
+        self._size, self._start = size, start
+        self._workers: list[TaskWorker[T]] = []
+
+    @property
+    def free(self) -> int:
+        """How many tasks may be submitted now."""
+        return self._size - sum(worker.task is not None for worker in self._workers)
+
+    def submit(self, task: T) -> None:
+        """Begin a task; one worker at least has to be free."""
+        if not self.free:
+            raise RuntimeError("no worker is free")
+        worker = next((worker for worker in self._workers if worker.task is None), None)
+        if worker is None:
+            worker = self._start()
+            self._workers.append(worker)
+        worker.begin(task)
+
+    def heard(self) -> list[TaskWorker[T]]:
+        """Wait until something comes through a pipe; the workers that it comes from.
+
+        A pipe whose process has died is at its end: reading raises EOFError or OSError.
+        """
+        busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+        return [busy[pipe] for pipe in wait(list(busy))]  # type: ignore[index]
+
+    def bury(self, worker: TaskWorker[T]) -> str:
+        """Forget a worker that has died; says what became of it, in a sentence."""
+        self._workers.remove(worker)
+        return f"The process ended ({worker.end()}); it may have run out of memory."
+
+    def close(self) -> None:
+        """End the processes, at once."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
 
 
 def fair_threads(jobs: int) -> int:

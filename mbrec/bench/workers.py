@@ -5,11 +5,10 @@ A worker that dies (killed for its memory, say) costs the cell it was at, not th
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +16,7 @@ from mbrec.bench.cells import explain, failed, run_cell
 from mbrec.bench.plan import Cell
 from mbrec.bench.store import Store
 from mbrec.errors import MbrecError
-from mbrec.processes import Worker, fair_threads, quieter
+from mbrec.processes import Crew, TaskWorker, fair_threads, quieter
 
 
 class Event(NamedTuple):
@@ -74,66 +73,38 @@ class _Here:
 
 class _Workers:
     def __init__(self, store: Store, jobs: int, keep_runs: bool) -> None:
-        self._store, self._keep = store, keep_runs
-        self._threads = fair_threads(jobs)
-        self._workers: list[_Worker | None] = [None] * jobs
+        self._store, threads = store, fair_threads(jobs)
+        given = (store.path, keep_runs, os.getpid())
+        self._crew = Crew[Cell](jobs, lambda: TaskWorker(_work, given, threads))
 
     @property
     def free(self) -> int:
-        return sum(worker is None or worker.cell is None for worker in self._workers)
+        return self._crew.free
 
     def submit(self, cell: Cell) -> None:
-        for place, worker in enumerate(self._workers):
-            if worker is None or worker.cell is None:
-                if worker is None:
-                    worker = _Worker(self._store.path, self._threads, self._keep)
-                    self._workers[place] = worker
-                worker.begin(cell)
-                return
-        raise RuntimeError("no worker is free")
+        self._crew.submit(cell)
 
     def events(self) -> Iterator[Event]:
-        busy = {w.pipe: (p, w) for p, w in enumerate(self._workers) if w and w.cell}
-        for pipe in wait(list(busy)):
-            place, worker = busy[pipe]  # type: ignore[index]
-            cell = worker.cell
+        for worker in self._crew.heard():
+            cell = worker.task
             assert cell is not None
             try:
                 message: dict[str, Any] = worker.pipe.recv()
             except (EOFError, OSError):
-                self._workers[place] = None
-                why = f"The process ended ({worker.end()}); it may have run out of memory."
+                why = (
+                    f"The process ended ({self._crew.bury(worker)}); it may have run out of memory."
+                )
                 self._store.write(cell, failed(cell, why))
                 message = {"done": True}
             if "raise" in message:
                 raise message["raise"]
             if message.get("done"):
-                worker.cell = None
+                worker.task = None
                 self._store.forget(cell)
             yield Event(cell, bool(message.get("done")), message.get("epoch", {}))
 
     def close(self) -> None:
-        """End the processes, at once."""
-        workers = [worker for worker in self._workers if worker is not None]
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.end()
-        self._workers = [None] * len(self._workers)
-
-
-class _Worker(Worker):
-    """A process that runs cells."""
-
-    def __init__(self, path: Path, threads: int, keep: bool) -> None:
-        super().__init__(_work, (path, keep, os.getpid()), threads)
-        self.cell: Cell | None = None
-
-    def begin(self, cell: Cell) -> None:
-        self.cell = cell
-        # A worker that has died meanwhile shows when its answer is waited for.
-        with contextlib.suppress(OSError):
-            self.pipe.send(cell)
+        self._crew.close()
 
 
 def _work(pipe: Connection, path: Path, keep: bool, parent: int) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from mbrec.errors import StorageError
-from mbrec.processes import Worker, fair_threads, quieter
+from mbrec.processes import Crew, TaskWorker, fair_threads, quieter
 from mbrec.tune.trial import Job, Outcome, run_trial
 
 Decide = Callable[[int, Mapping[str, Any]], bool]
@@ -61,79 +60,47 @@ class _Here:
 
 class _Workers:
     def __init__(self, jobs: int) -> None:
-        self._threads = fair_threads(jobs)
-        self._workers: list[_TrialWorker | None] = [None] * jobs
+        threads = fair_threads(jobs)
+        self._crew = Crew[Job](jobs, lambda: TaskWorker(_work, (os.getpid(),), threads))
 
     @property
     def free(self) -> int:
-        return sum(worker is None or worker.job is None for worker in self._workers)
+        return self._crew.free
 
     def submit(self, job: Job) -> None:
-        for place, worker in enumerate(self._workers):
-            if worker is None or worker.job is None:
-                if worker is None:
-                    worker = self._workers[place] = _TrialWorker(self._threads)
-                worker.begin(job)
-                return
-        raise RuntimeError("no process is free")
+        self._crew.submit(job)
 
     def ended(self, decide: Decide) -> list[tuple[int, Outcome]]:
-        busy = {w.pipe: place for place, w in enumerate(self._workers) if w and w.job}
         over = []
-        for pipe in wait(list(busy)):
-            place = busy[pipe]  # type: ignore[index]
-            worker = self._workers[place]
-            assert worker is not None and worker.job is not None
-            number = worker.job.number
-            outcome = worker.hear(decide)
+        for worker in self._crew.heard():
+            job = worker.task
+            assert job is not None
+            outcome = self._outcome(worker, job, decide)
             if outcome is not None:
-                over.append((number, outcome))
-                worker.job = None
-                if outcome.lost:
-                    self._workers[place] = None
+                over.append((job.number, outcome))
+                worker.task = None
         return over
 
-    def close(self) -> None:
-        workers = [worker for worker in self._workers if worker is not None]
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.end()
-        self._workers = [None] * len(self._workers)
-
-
-class _TrialWorker(Worker):
-    """A process that runs trials."""
-
-    def __init__(self, threads: int) -> None:
-        super().__init__(_work, (os.getpid(),), threads)
-        self.job: Job | None = None
-
-    def begin(self, job: Job) -> None:
-        self.job = job
-        # One that has died meanwhile shows when its answer is waited for.
-        with contextlib.suppress(OSError):
-            self.pipe.send(job)
-
-    def hear(self, decide: Decide) -> Outcome | None:
+    def _outcome(self, worker: TaskWorker[Job], job: Job, decide: Decide) -> Outcome | None:
         """Answer what the process says; how its trial ended, once it has.
 
         Raises:
             StorageError: Nothing can be written any more.
         """
-        assert self.job is not None
         try:
-            message: dict[str, Any] = self.pipe.recv()
+            message: dict[str, Any] = worker.pipe.recv()
             if "epoch" in message:
-                self.pipe.send(decide(self.job.number, message["epoch"]))
+                worker.pipe.send(decide(job.number, message["epoch"]))
                 return None
         except (EOFError, OSError):
-            why = f"The process ended ({self.end()}); it may have run out of memory."
-            return Outcome("failed", error=why, lost=True)
+            return Outcome("failed", error=self._crew.bury(worker), lost=True)
         if "raise" in message:
             raise message["raise"]
         outcome: Outcome = message["outcome"]
         return outcome
+
+    def close(self) -> None:
+        self._crew.close()
 
 
 def _work(pipe: Connection, parent: int) -> None:

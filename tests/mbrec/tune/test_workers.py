@@ -36,7 +36,7 @@ def test_a_process_reports_is_told_to_end_a_trial_and_is_replaced_when_it_dies(
         def run(number: int, kill: bool = False) -> Outcome:
             pool.submit(Job(number, settings, tiny_dataset.path, tmp_path / str(number)))
             if kill:
-                (worker,) = pool._workers  # type: ignore[attr-defined]
+                (worker,) = pool._crew._workers  # type: ignore[attr-defined]
                 os.kill(worker.process.pid, signal.SIGKILL)
             while not (over := pool.ended(decide)):
                 pass
