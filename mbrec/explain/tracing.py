@@ -100,10 +100,8 @@ def _(method: BigelPlus, behavior: str, center: Center, part: str) -> list[Block
         for cascade in method.cascades:
             assert isinstance(cascade, Bigel)
             found += trace(cascade, behavior, center, "") or []
-    if part in ("", "context"):
-        for branch in method.contexts:
-            assert isinstance(branch, ContextualBranch)
-            found.append(_contextual(branch, center))
+    if part in ("", "context") and method.context is not None:
+        found.append(_contextual(method.context, center))
     return found
 
 

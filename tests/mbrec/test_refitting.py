@@ -110,7 +110,7 @@ def test_every_part_is_trained_for_its_own_epochs(
     tiny_dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = first_run(tiny_dataset, tmp_path / "first", "bigel-plus")
-    wanted = {"cascade-1": 1, "cascade-2": 3, "context-1": 2, "context-2": 3}
+    wanted = {"cascade-1": 1, "cascade-2": 3, "context": 2}
     monkeypatch.setitem(first.info, "best_epochs", wanted)
     monkeypatch.setitem(first.info, "best_epoch", 3)
     monkeypatch.setattr(

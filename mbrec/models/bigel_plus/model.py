@@ -1,10 +1,10 @@
 """BiGEL+: BiGEL with a contextual branch, averaged weights and a blend per behavior.
 
     cascades   several BiGEL (CGL, CGF, CPA) from different initial weights, by BPR
-    contexts   as many LightGCN on the merged graph, by a softmax over many items   `context.py`
+    context    LightGCN on the merged graph, by a softmax over many items       `context.py`
     walk, linear, userknn, history, recency, popularity                         `counts.py`
 
-The cascades and the contextual branches are trained side by side, without shared weights, and each
+The cascades and the contextual branch are trained side by side, without shared weights, and each
 is kept at its own best epoch: they do not learn at the same pace. After training, what every part
 counts is learned for every behavior from its validation rows (`mbrec.stacking`); behaviors without
 such rows are ranked by the branches alone. Every ingredient has its switch.
@@ -12,7 +12,7 @@ such rows are ranked by the branches alone. Every ingredient has its switch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -64,17 +64,17 @@ class BigelPlusConfig(BigelConfig):
     """The cascade: BiGEL."""
 
     members: PositiveInt = 2
-    """Cascades, and contextual branches, trained side by side from different initial weights; the
-    scores of a kind are added up."""
+    """Cascades trained side by side from different initial weights; their scores are added up. One
+    more steadies sparse behaviors most."""
 
     context: bool = True
-    """The contextual branches."""
+    """The contextual branch."""
 
     context_size: PositiveInt = 128
-    """d of a contextual branch."""
+    """d of the contextual branch."""
 
     context_layers: NonNegativeInt = 2
-    """GCN layers of a contextual branch."""
+    """GCN layers of the contextual branch."""
 
     context_temperature: PositiveFloat = 0.15
     """τ of its softmax."""
@@ -165,10 +165,9 @@ class BigelPlus(TrainedMethod):
         self.config = config
         self._context = context
         self._stacks: dict[str, Stack] = {}
-        self.cascades = nn.ModuleList(
-            Bigel(config, context) for _ in range(config.members * config.cascade)
-        )
-        self.contexts = nn.ModuleList(
+        members = config.members if config.cascade else 0
+        self.cascades = nn.ModuleList(Bigel(config, context) for _ in range(members))
+        self.context = (
             ContextualBranch(
                 context,
                 config.context_size,
@@ -176,21 +175,15 @@ class BigelPlus(TrainedMethod):
                 config.context_temperature,
                 config.context_negatives,
             )
-            for _ in range(config.members * config.context)
+            if config.context
+            else None
         )
         self._learning = frozenset(self.parts())
 
     def parts(self) -> Mapping[str, TrainedMethod]:
-        """The cascades and the contextual branches."""
-        kinds: dict[str, Sequence[TrainedMethod]] = {
-            "cascade": self._cascades(),
-            "context": self._contexts(),
-        }
-        return {
-            f"{kind}-{number}": member
-            for kind, members in kinds.items()
-            for number, member in enumerate(members, start=1)
-        }
+        """The cascades and the contextual branch."""
+        members = {f"cascade-{n}": member for n, member in enumerate(self._members(), start=1)}
+        return members if self.context is None else {**members, "context": self.context}
 
     def learn(self, parts: Collection[str]) -> None:
         """See `TrainedMethod.learn`."""
@@ -198,8 +191,8 @@ class BigelPlus(TrainedMethod):
 
     def begin_epoch(self, epoch: int, random: torch.Generator) -> None:
         """Draw the softmax's items from `random`."""
-        for branch in self._contexts():
-            branch.begin_epoch(epoch, random)
+        if self.context is not None:
+            self.context.begin_epoch(epoch, random)
 
     def propagate(self) -> dict[str, Any]:
         """Part → all its nodes, of the parts that learn."""
@@ -217,13 +210,15 @@ class BigelPlus(TrainedMethod):
         return terms
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The embedding tables of all branches."""
-        members: list[Bigel | ContextualBranch] = [*self._cascades(), *self._contexts()]
-        return [table for member in members for table in (member.user_emb, member.item_emb)]
+        """The embedding tables of both branches."""
+        tables = [t for member in self._members() for t in (member.user_emb, member.item_emb)]
+        if self.context is not None:
+            tables += [self.context.user_emb, self.context.item_emb]
+        return tables
 
     def gate_values(self) -> Mapping[str, Mapping[str, Tensor]]:
         """The gates of the first cascade."""
-        return next((cascade.gate_values() for cascade in self._cascades()), {})
+        return next((cascade.gate_values() for cascade in self._members()), {})
 
     def calibrate(self, valid: Mapping[str, Pairs], metric: str, k: int) -> dict[str, Any]:
         """Learn the stacks; see `mbrec.models.base.TrainedMethod.calibrate`."""
@@ -261,25 +256,18 @@ class BigelPlus(TrainedMethod):
     @torch.no_grad()
     def _branches(self) -> dict[str, dict[str, Part]]:
         """Behavior → the branches' embeddings, of unit spread."""
-        names = self._context.behaviors
-        found: dict[str, dict[str, Part]] = {name: {} for name in names}
-        cascades = [cascade.scorers() for cascade in self._cascades()]
-        for name in names if cascades else ():
-            part = _together([unit_spread(scorers[name]) for scorers in cascades])
-            found[name]["cascade"] = Part(unit_spread(part), _CASCADE, varies=True)
-        # A contextual branch scores all behaviors alike.
-        contexts = [branch.scorers()[names[0]] for branch in self._contexts()]
-        if contexts:
-            scorer = unit_spread(_together([unit_spread(factors) for factors in contexts]))
-            for name in names:
-                found[name]["context"] = Part(scorer, _CONTEXT, varies=True)
+        found: dict[str, dict[str, Part]] = {name: {} for name in self._context.behaviors}
+        members = [cascade.scorers() for cascade in self._members()]
+        for name in self._context.behaviors if members else ():
+            scorer = _together([unit_spread(scorers[name]) for scorers in members])
+            found[name]["cascade"] = Part(unit_spread(scorer), _CASCADE, varies=True)
+        if self.context is not None:
+            for name, scorer in self.context.scorers().items():
+                found[name]["context"] = Part(unit_spread(scorer), _CONTEXT, varies=True)
         return found
 
-    def _cascades(self) -> list[Bigel]:
+    def _members(self) -> list[Bigel]:
         return [cascade for cascade in self.cascades if isinstance(cascade, Bigel)]
-
-    def _contexts(self) -> list[ContextualBranch]:
-        return [branch for branch in self.contexts if isinstance(branch, ContextualBranch)]
 
     @cached_property
     def similarities(self) -> dict[str, Part]:

@@ -49,15 +49,13 @@ def unit(rows: Any) -> Any:
 def test_the_contextual_loss_is_the_softmax_over_the_items_drawn(
     hand_made: Any, negatives: int
 ) -> None:
-    config = BigelPlusConfig(cascade=False, members=1, context_size=4, context_negatives=negatives)
+    config = BigelPlusConfig(cascade=False, context_size=4, context_negatives=negatives)
     model = hand_made.build(BigelPlus, config)
-    (branch,) = model.contexts
+    branch = model.context
     assert isinstance(branch, ContextualBranch)
     model.begin_epoch(1, torch.Generator().manual_seed(3))
     weights = hand_made.weights(model)
-    layers = hand_made.layers(
-        "global", *(weights[f"contexts.0.{side}_emb"] for side in ("user", "item")), 2
-    )
+    layers = hand_made.layers("global", weights["context.user_emb"], weights["context.item_emb"], 2)
     nodes = unit(np.mean(layers, axis=0))
     user_emb, item_emb = nodes[: hand_made.users], nodes[hand_made.users :]
     everything = negatives >= hand_made.items
@@ -256,7 +254,7 @@ def test_without_the_blend_the_branches_rank_by_one_pair_of_embeddings(
     assert "calibration" not in run.info
     scorer = run.scorer("purchase")
     assert isinstance(scorer, Factors)
-    assert scorer.item_emb.shape[1] == 2 * (4 + 3)
+    assert scorer.item_emb.shape[1] == 2 * 4 + 3
 
 
 @pytest.mark.parametrize("off", ["cascade", "context"])
@@ -266,19 +264,16 @@ def test_a_branch_that_is_off_has_no_weights(hand_made: Any, off: str) -> None:
     assert names and not any(name.startswith(off) for name in names)
 
 
-@pytest.mark.parametrize("kind", ["cascade", "context"])
-def test_members_start_apart_and_their_scores_are_added_up(hand_made: Any, kind: str) -> None:
-    off = {"cascade": "context", "context": "cascade"}[kind]
-    config = BigelPlusConfig(size=2, context_size=2, members=2, blend=False, **{off: False})
-    first, second = BigelPlus(config, hand_made.context()).parts().values()
+def test_members_start_apart_and_their_scores_are_added_up(hand_made: Any) -> None:
+    config = BigelPlusConfig(size=2, context=False, members=2, blend=False)
+    first, second = BigelPlus(config, hand_made.context()).cascades
     assert not torch.equal(first.user_emb, second.user_emb)
     model = hand_made.build(BigelPlus, config)
-    assert list(model.parts()) == [f"{kind}-1", f"{kind}-2"]
     everyone = torch.arange(hand_made.users)
     for behavior, scorer in model.scorers().items():
         parts = [
             unit_spread(member.scorers()[behavior]).scores(everyone, 0, hand_made.items)
-            for member in model.parts().values()
+            for member in model.cascades
         ]
         found = unit_spread(scorer).scores(everyone, 0, hand_made.items)
         total = sum(parts)
