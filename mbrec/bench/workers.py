@@ -91,10 +91,7 @@ class _Workers:
             try:
                 message: dict[str, Any] = worker.pipe.recv()
             except (EOFError, OSError):
-                why = (
-                    f"The process ended ({self._crew.bury(worker)}); it may have run out of memory."
-                )
-                self._store.write(cell, failed(cell, why))
+                self._store.write(cell, failed(cell, self._crew.bury(worker)))
                 message = {"done": True}
             if "raise" in message:
                 raise message["raise"]
