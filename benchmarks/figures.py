@@ -23,6 +23,7 @@ def timed(work: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     """The same, noting the processor time of every call."""
 
     def call(*args: Any) -> Any:
+        """Do the work, and note its seconds."""
         start = time.process_time()
         result = work(*args)
         seconds.append(time.process_time() - start)

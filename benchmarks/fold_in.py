@@ -104,6 +104,7 @@ def renumbered(pairs: Pairs, held: np.ndarray) -> Pairs:
 
 
 def row(behavior: str, lists: str, scorer: Scorer, done: Pairs, valid: Pairs) -> str:
+    """A row of the table: the lists of a behavior, over its users with validation rows."""
     users, position = np.unique(valid.user_idx, return_inverse=True)
     exclude = Exclusion.from_pairs(done, scorer.num_users)
     best = top_k(scorer, torch.from_numpy(users.astype(np.int64)), 20, exclude)

@@ -73,6 +73,7 @@ def pandas_script(log: Path, out: Path) -> None:
 
 
 def save_graph(train: Any, users: int, items: int, path: Path) -> None:
+    """Write the heterograph: a relation per behavior and direction, and a merged one."""
     import torch
 
     from mbrec.backend import dgl
@@ -177,6 +178,7 @@ def main() -> None:
 
 
 def report(rows: int, kept: int | None, results: dict[str, list[dict[str, float]]]) -> None:
+    """Print seconds, their ratios and peak memory (bytes) of all contenders."""
     print(f"{machine()}. {rows:,} rows" + ("" if kept is None else f", {kept:,} kept, equal"))
     times = Times({name: [run["seconds"] for run in runs] for name, runs in results.items()})
     peaks = {name: max(run["bytes"] for run in runs) for name, runs in results.items()}

@@ -50,6 +50,7 @@ def deduplicate(
     rows = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def work(bucket: slice) -> int:
+        """Move what is kept of a bucket to its front; how many rows that are."""
         users, items, behavior, split, time = (column[bucket] for column in columns)
         parts = (users, items, behavior, split if split_given else None)
         found = _bucket(packing, clock, parts, time)

@@ -75,6 +75,7 @@ class _InfoNce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, positive: Tensor, first: int) -> Tensor:
+        """The loss () of anchors (n, d), those from `first` on, against all positives (B, d)."""
         count, every = len(anchor), len(positive)
         rows = max(1, _BLOCK.get(anchor.device.type, _LARGE_BLOCK) // max(1, every))
         of_anchor, of_positive = torch.empty_like(anchor), torch.zeros_like(positive)
@@ -97,6 +98,7 @@ class _InfoNce(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradients (n, d) and (B, d), from that of the loss ()."""
         of_anchor, of_positive = ctx.saved_tensors
         scale = outer / len(of_positive)
         return scale * of_anchor, scale * of_positive, None

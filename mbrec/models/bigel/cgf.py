@@ -55,6 +55,7 @@ class _LetIn(torch.autograd.Function):
     def forward(
         ctx: Any, own: Tensor, embedding: Tensor, signal: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
+        """The result (B, d) of e, h and s (B, d) each, W (d, d) and b (d,)."""
         hidden = F.leaky_relu(embedding, _SLOPE)
         gate = torch.addmm(bias, hidden, weight.T).sigmoid_()
         ctx.save_for_backward(hidden, signal, gate, weight)
@@ -64,6 +65,7 @@ class _LetIn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of all five, from that of the result (B, d)."""
         hidden, signal, gate, weight = ctx.saved_tensors
         inner = outer * signal
         # The gradients of σ and LeakyReLU in place, by the functions that torch itself uses.
