@@ -35,6 +35,7 @@ Means = dict[str, dict[str, float]]  # behavior → metric → mean over users
 
 
 def ours(factors: Factors, dataset: PreparedDataset) -> Means:
+    """Behavior → metric → mean over users, by mbrec."""
     found: Means = evaluate(dict.fromkeys(dataset.behaviors, factors), dataset, "valid").summary()[
         "behaviors"
     ]
@@ -90,6 +91,7 @@ class Theirs:
         return {behavior: answer["metrics"] for behavior, answer in answers.items()}
 
     def close(self) -> None:
+        """End RecBole's process."""
         self._open.close()
 
 

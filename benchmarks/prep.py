@@ -30,6 +30,7 @@ MINIMUM = 5
 
 
 def ours(log: Path, out: Path) -> None:
+    """Prepare the log with mbrec."""
     from mbrec.data_prep import PrepOptions, prepare
 
     prepare(

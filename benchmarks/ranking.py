@@ -49,6 +49,7 @@ def dense(factors: Factors, users: torch.Tensor, k: int, exclude: Exclusion) -> 
 
 
 def product(factors: Factors, users: torch.Tensor) -> None:
+    """Nothing but the scores of all items."""
     for batch in users.split(DENSE_BATCH):
         factors.scores(batch, 0, factors.num_items)
 

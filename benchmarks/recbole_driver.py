@@ -38,6 +38,7 @@ class Some:
         self._loader, self._running = loader, iter(loader)
 
     def take(self, count):
+        """The next `count` batches, from the start again at the end."""
         while count:
             for batch in self._running:
                 yield batch
@@ -66,11 +67,13 @@ class Session:
         self.trainer.eval_collector.data_collect(train)
 
     def train(self, steps):
+        """Time some steps of RecBole's own training loop."""
         start = time.perf_counter()
         self.trainer._train_epoch(self.some.take(steps), 0)
         return {"seconds": time.perf_counter() - start}
 
     def evaluate(self):
+        """Time RecBole's own evaluation, and give its metrics."""
         start = time.perf_counter()
         found = self.trainer.evaluate(self.valid, load_best_model=False)
         return {"seconds": time.perf_counter() - start, "metrics": dict(found)}

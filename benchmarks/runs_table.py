@@ -37,12 +37,14 @@ def main() -> None:
 
 
 def values(runs: list[Run], behavior: str, metric: str) -> list[float]:
+    """A validation metric of every run, of one behavior or the mean over all ("macro")."""
     valid = [run.info["valid"] for run in runs]
     tables = [v["macro"] if behavior == "macro" else v["behaviors"][behavior] for v in valid]
     return [table[metric] for table in tables]
 
 
 def spread(numbers: list[float], digits: int = 4) -> str:
+    """Mean ± standard deviation (n - 1), as text; the mean alone of one number."""
     mean = f"{statistics.mean(numbers):.{digits}f}"
     if len(numbers) < 2 or digits == 0:
         return mean

@@ -31,6 +31,7 @@ class Times:
     seconds: dict[str, list[float]]
 
     def median(self, name: str) -> float:
+        """The median turn, in seconds."""
         return statistics.median(self.seconds[name])
 
     def ratio(self, name: str, to: str) -> float:

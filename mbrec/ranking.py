@@ -88,6 +88,7 @@ class _Grid:
 
     @classmethod
     def of(cls, num_items: int, device: torch.device) -> _Grid:
+        """The grid for so many items on a kind of device."""
         height, width = _TILE.get(device.type, _TILE["cuda"])
         tiles = max(-(-num_items // width), 1)
         # Tiles of equal width: a narrow last one would cost nearly as much as a full one.
@@ -100,6 +101,7 @@ class _Grid:
         return (slice(start, start + step) for start in range(0, count, step or 1))
 
     def items(self, item_block: int | None) -> Iterator[tuple[int, int]]:
+        """First item and end of every block."""
         step = _round_up(item_block or self.width, self.width)
         stops = range(0, self.num_items, step)
         return ((start, min(start + step, self.num_items)) for start in stops)

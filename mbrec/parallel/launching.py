@@ -133,6 +133,7 @@ class _Rank:
         return code is not None and code not in (0, *_asked())
 
     def send(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
