@@ -18,7 +18,15 @@ from mbrec.bench.plan import CELL_SCHEMA, Cell
 from mbrec.bench.store import Record, Store
 from mbrec.columns import BEHAVIOR, USER_IDX
 from mbrec.config import Settings
-from mbrec.errors import ArtefactError, MbrecError, StoppedError, UsageError
+from mbrec.dataset import PreparedDataset
+from mbrec.errors import (
+    ArtefactError,
+    BusyError,
+    MbrecError,
+    StoppedError,
+    StorageError,
+    UsageError,
+)
 from mbrec.evaluation import Evaluation, evaluate_run
 from mbrec.files import atomic_path
 from mbrec.run import CHECKPOINTS, METRICS, RUN, Run
@@ -43,14 +51,20 @@ def run_cell(
 ) -> Record:
     """Train and measure a cell, or go on with it, and write its record.
 
-    A method that fails gives a record that says so; what is wrong with the disk, or an interrupt,
-    is raised, and the cell stays to be done.
+    A method that fails gives a record that says so; what is wrong with the disk or the dataset,
+    or an interrupt, is raised, and the cell stays to be done.
 
     Args:
         cell: What to run.
         store: The bench's folder.
         keep_run: Leave the run in `runs/`.
         on_epoch: Is told of every epoch.
+
+    Raises:
+        StorageError, OSError: The disk is full, or cannot be written to.
+        ArtefactError: The dataset has gone, or is damaged.
+        BusyError: Another process trains this cell.
+        StoppedError: The training was asked to stop.
     """
     started = time.perf_counter()
     record = _identity(cell)
@@ -58,9 +72,10 @@ def run_cell(
         run, ended_by = _trained(cell, store.run(cell), on_epoch)
         measured = _measured(cell, run, store)
         record.update(_course(run), status="finished", ended_by=ended_by, measured=measured)
-    except (OSError, StoppedError):
+    except (OSError, StorageError, StoppedError, BusyError):
         raise
     except Exception as error:
+        PreparedDataset(cell.dataset.path, ())  # has it gone? That is no fault of the method.
         log.info("%s failed", cell.label, exc_info=True)
         record.update(status="failed", error=explain(error))
     record["wall_seconds"] = round(time.perf_counter() - started, 3)
@@ -117,6 +132,8 @@ def _train(cell: Cell, out: Path, settings: Settings, on_epoch: OnEpoch | None) 
             for epoch in _journal(out / METRICS):
                 clock.count(epoch)
             return train_run(cell.dataset.path, out, settings, resume=True, observer=clock)
+        except BusyError:
+            raise  # what another process trains is not ours to delete
         except (ArtefactError, UsageError) as error:
             log.info("%s starts anew: %s", cell.label, error.message)
     shutil.rmtree(out, ignore_errors=True)  # in the bench's own folder

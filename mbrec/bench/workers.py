@@ -122,5 +122,7 @@ def _work(pipe: Connection, path: Path, keep: bool, parent: int) -> None:
             run_cell(cell, store, keep_run=keep, on_epoch=on_epoch)
         except OSError as error:
             pipe.send({"raise": MbrecError(f"{explain(error)}", "Then start the bench again.")})
+        except MbrecError as error:
+            pipe.send({"raise": error})
         else:
             pipe.send({"done": True})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from mbrec.bench.plan import Cell, make_plan
 from mbrec.bench.spec import BenchSpec
 from mbrec.bench.store import Store, _serves
 from mbrec.dataset import PreparedDataset
-from mbrec.errors import BusyError, UsageError
+from mbrec.errors import ArtefactError, BusyError, StorageError, UsageError
+from mbrec.locks import locked
 from mbrec.metrics import FloatArray
 from mbrec.significance import holm, paired
 
@@ -176,6 +180,68 @@ def test_a_failure_is_a_row_and_not_the_end(
     assert {cell.label for cell in runs} == {"burst"}
 
 
+def told_by_a_worker(cell: Cell, out: Path) -> object:
+    """What the loop of a worker, here in a thread, wants to be raised."""
+    here, there = multiprocessing.Pipe()
+    thread = threading.Thread(target=workers._work, args=(there, out, False, os.getppid()))
+    thread.start()
+    here.send(cell)
+    found: object = here.recv()["raise"]
+    here.close()
+    thread.join()
+    return found
+
+
+def test_a_full_disk_ends_the_bench_and_the_run_goes_on_afterwards(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise StorageError("Cannot write: no space left.", "Make room.")
+
+    spec, out = make_spec(VALID, ["seeds=[1]"]), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "train_run", full)
+        with pytest.raises(StorageError, match=r"no space left\. Make room"):
+            run_bench(spec, out, jobs=0)
+        error = told_by_a_worker(make_plan(spec)[0].finals(0)[0], out)
+        assert isinstance(error, StorageError)
+        assert error.remedy == "Make room."
+    assert not list((out / "cells").iterdir())
+    run_bench(spec, out, jobs=0)
+    assert set(results(out)["status"]) == {"finished"}
+
+
+def test_a_dataset_that_goes_away_ends_the_bench(
+    make_spec: MakeSpec, tmp_path: Path, tiny_dataset: PreparedDataset
+) -> None:
+    data = shutil.copytree(tiny_dataset.path, tmp_path / "data")
+    spec, store = make_spec(VALID, data=[f"tiny={data}"]), Store(tmp_path / "out")
+    (cell, *_) = make_plan(spec)[0].finals(0)
+    shutil.rmtree(data)
+    with store.opened({}), pytest.raises(ArtefactError, match="is no prepared dataset"):
+        cells.run_cell(cell, store)
+    assert not list((store.path / "cells").iterdir())
+
+
+def test_a_run_that_another_process_trains_is_left_alone(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    spec = make_spec(VALID, ["train.epochs=30"])
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(spec, out, jobs=1, only=["lightgcn"], watcher=Disturb(stop))
+    (half,) = (out / "runs").iterdir()
+    before = sorted(half.rglob("*"))
+    with locked(half), pytest.raises(BusyError):
+        run_bench(spec, out, jobs=0, only=["lightgcn"])
+    assert sorted(half.rglob("*")) == before
+
+
+def test_a_search_needs_validation_rows(make_spec: MakeSpec) -> None:
+    with pytest.raises(UsageError, match=r"Row 'mostpop': .*no validation rows are left"):
+        make_plan(make_spec(SMALL, ["rows=train+valid"]))
+
+
 def users(out: Path, found: pd.DataFrame, label: str, behavior: str) -> FloatArray:
     some = found[(found["label"] == label) & (found["behavior"] == behavior)]
     keys = some.loc[some["metric"] == "ndcg@5", "run"]
@@ -300,12 +366,13 @@ class Disturb(Quiet):
             what()
 
 
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
 def test_workers_that_are_killed_or_stopped_cost_one_run(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
     def kill() -> None:
         multiprocessing.active_children()[0].kill()
 
