@@ -32,6 +32,7 @@ from pydantic import (
 from pydantic import field_validator as validator
 
 from mbrec.errors import UsageError
+from mbrec.metrics import METRICS
 from mbrec.models.base import MethodConfig
 from mbrec.models.registry import find
 
@@ -39,8 +40,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-METRICS = ("hr", "ndcg", "recall", "precision", "mrr", "map")
 
 
 class TrainConfig(MethodConfig):
@@ -161,6 +160,20 @@ def resolve(
         assign(values, override)
     origin = f" (in {file} or --set)" if file is not None else ""
     return from_dict(values, origin)
+
+
+def require_validation(settings: Settings) -> Settings:
+    """The same settings, if a search can choose among trainings of them.
+
+    Raises:
+        UsageError: They learn from the validation rows.
+    """
+    if settings.rows != "train":
+        raise UsageError(
+            f"With rows = {settings.rows!r}, no validation rows are left to choose settings by.",
+            "Leave it out, then `mbrec refit` the run of the best settings.",
+        )
+    return settings
 
 
 def from_dict(values: Mapping[str, Any], origin: str = "") -> Settings:

@@ -26,6 +26,7 @@ from mbrec.locks import locked
 from mbrec.parallel.ranking import top_k_together
 from mbrec.parallel.team import ALONE, Team
 from mbrec.ranking import Exclusion, TopK
+from mbrec.results import Progress
 from mbrec.run import Run
 from mbrec.scoring import Scorer
 from mbrec.storage import storage_errors
@@ -33,7 +34,6 @@ from mbrec.tables import count_risky, table_writer
 from mbrec.user_lists import find_users, read_user_list
 
 ExcludeSeen = Literal["same", "any", "none"]
-Progress = Callable[[str, int, int], None]  # behavior, users done, users in all
 
 _STEP_ROWS = 1 << 19  # rows written at a time
 _STEP_USERS = 256  # whole tiles, see `mbrec.ranking`

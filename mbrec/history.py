@@ -55,7 +55,7 @@ def latest_first(
         num_users: U.
         num_items: I.
     """
-    left = ~np.isin(_keys(pairs, num_items), _keys(without, num_items))
+    left = ~np.isin(pairs.keys(num_items), without.keys(num_items))
     users, items = pairs.user_idx[left], pairs.item_idx[left]
     order = np.lexsort((items, -times[left].astype(np.float64), users))
     counts = np.bincount(users, minlength=num_users)
@@ -63,7 +63,3 @@ def latest_first(
     values = np.empty(len(users), np.float32)
     values[order] = 1 / (1 + place)
     return Sparse.from_pairs(Pairs(users, items), num_users, num_items, torch.from_numpy(values))
-
-
-def _keys(pairs: Pairs, num_items: int) -> Any:
-    return pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx

@@ -21,7 +21,6 @@ from mbrec.device import pick_device
 from mbrec.errors import DataError
 from mbrec.export import (
     ExcludeSeen,
-    Progress,
     alone,
     known_behaviors,
     open_lists,
@@ -32,6 +31,7 @@ from mbrec.graph import Pairs, merge
 from mbrec.list_tables import Ids
 from mbrec.models.base import Times
 from mbrec.ranking import Exclusion
+from mbrec.results import Progress
 from mbrec.run import Run
 from mbrec.scoring import Scorer
 
@@ -162,7 +162,8 @@ def export_new_users(
     names = known_behaviors(behaviors, run)
     found = find_newcomers(run, events)
     count, num_items = len(found.user_ids), len(run.item_ids)
-    training = run.dataset(data, splits=("train",)).train_relations()
+    relations = run.dataset(data, splits=("train",)).train_relations()
+    training = {name: relations[name] for name in run.behaviors}  # it may be of some of them
     fold = FoldIn(training, found.relations, len(run.user_ids), count, num_items, found.times)
     seen = _seen(found, exclude_seen, num_items)
 

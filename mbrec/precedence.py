@@ -51,7 +51,7 @@ def _timed(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Keys and times of the training pairs that have a time."""
     pairs = dataset.pairs(behavior, "train")
-    keys = pairs.user_idx.astype(np.int64) * dataset.num_items + pairs.item_idx
+    keys = pairs.keys(dataset.num_items)
     times = dataset.timestamps(behavior, "train")
     known = times.is_valid().to_numpy(zero_copy_only=False)
     return keys[known], times.fill_null(0).to_numpy(zero_copy_only=False)[known]

@@ -121,7 +121,7 @@ def _quartiles(lists: Lists, activity: npt.NDArray[np.int64]) -> dict[str, Any]:
 def _among(pairs: Pairs, relations: dict[str, Pairs], num_items: int) -> BoolArray:
     """Whether each pair (E,) is in any of some relations."""
     merged = merge(relations, num_items)
-    known, asked = (p.user_idx.astype(np.int64) * num_items + p.item_idx for p in (merged, pairs))
+    known, asked = merged.keys(num_items), pairs.keys(num_items)
     found: BoolArray = np.isin(asked, known, assume_unique=True)
     return found
 

@@ -48,7 +48,7 @@ def dataset_statistics(dataset: PreparedDataset) -> dict[str, Any]:
     merged = {**train, ALL: merge(train, dataset.num_items)}
     cells = max(dataset.num_users * dataset.num_items, 1)
     every = {f"{b} {s}": dataset.pairs(b, s) for b in dataset.behaviors for s in SPLITS}
-    keys = {name: _keys(pairs, dataset.num_items) for name, pairs in train.items()}
+    keys = {name: pairs.keys(dataset.num_items) for name, pairs in train.items()}
     return {
         "users": dataset.num_users,
         "items": dataset.num_items,
@@ -133,7 +133,7 @@ def _held_out(
     in_behavior = np.zeros(dataset.num_items, bool)
     in_behavior[train[behavior].item_idx] = True
     before = dataset.behaviors[: dataset.behaviors.index(behavior)]
-    own = _keys(pairs, dataset.num_items)
+    own = pairs.keys(dataset.num_items)
     explored = np.zeros(len(pairs), bool)
     for name in before:
         explored |= np.isin(own, keys[name], assume_unique=True)
@@ -176,12 +176,6 @@ def _time(dataset: PreparedDataset) -> dict[str, Any] | None:
             if len(part)
         },
     }
-
-
-def _keys(pairs: Pairs, num_items: int) -> IntArray:
-    """One number per pair."""
-    keys: IntArray = pairs.user_idx.astype(np.int64) * num_items + pairs.item_idx
-    return keys
 
 
 def _share(holds: npt.NDArray[np.bool_]) -> float | None:

@@ -17,6 +17,7 @@ from mbrec.columns import Split
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, UsageError
 from mbrec.models.registry import names
+from mbrec.results import HeldOut
 from mbrec.run import SCHEMA_VERSION as RUN_SCHEMA
 from mbrec.version import __version__
 
@@ -24,7 +25,6 @@ CELL_SCHEMA = 1
 PRECEDES = " ≻ "
 
 Phase = Literal["trial", "final"]
-HeldOut = Literal["valid", "test"]
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,11 @@ def resolve(given: Mapping[str, Any]) -> configuration.Settings:
     return configuration.from_dict(values)
 
 
+def _choosable(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting, of a training that keeps its validation rows."""
+    return configuration.require_validation(resolve(given)).to_dict()
+
+
 def _over(given: Mapping[str, Any], point: Point, spec: BenchSpec) -> dict[str, Any]:
     return {**given, **point, **spec.overrides}
 
@@ -234,7 +239,7 @@ def _lane(
             grid,
             spec.trials,
             f"seed {spec.seeds[0]}",  # equal grids are searched at the same points
-            lambda point: resolve(_over(given, point, spec)).to_dict(),
+            lambda point: _choosable(_over(given, point, spec)),
         )
     except UsageError as error:
         raise UsageError(f"Row {label!r}: {error.message}", error.remedy) from error

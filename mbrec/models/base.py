@@ -302,16 +302,13 @@ def check_names(setting: str, given: Iterable[str], behaviors: Sequence[str]) ->
             )
 
 
-def per_behavior(
-    setting: PerBehavior, behaviors: Sequence[str], name: str, default: float = 0.0
-) -> dict[str, float]:
-    """The weight of every behavior.
+def per_behavior(setting: PerBehavior, behaviors: Sequence[str], name: str) -> dict[str, float]:
+    """The weight of every behavior; 0 of one that a table does not name.
 
     Args:
         setting: One weight for all, or a table.
         behaviors: All of them.
         name: What the setting is called, for the error.
-        default: The weight of a behavior that the table does not name.
 
     Raises:
         UsageError: The table names an unknown behavior.
@@ -319,7 +316,7 @@ def per_behavior(
     if not isinstance(setting, Mapping):
         return dict.fromkeys(behaviors, setting)
     check_names(name, setting, behaviors)
-    return {behavior: setting.get(behavior, default) for behavior in behaviors}
+    return {behavior: setting.get(behavior, 0.0) for behavior in behaviors}
 
 
 def layers_of(setting: Sequence[int], behaviors: Sequence[str]) -> tuple[int, ...]:

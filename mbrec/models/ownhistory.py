@@ -103,7 +103,7 @@ class OwnHistory(Method):
         columns = [np.empty((3, 0), np.int64)]
         for number, name in enumerate(asked):
             pairs = context.train[name]
-            key = pairs.user_idx.astype(np.int64) * context.num_items + pairs.item_idx
+            key = pairs.keys(context.num_items)
             level = np.full(len(pairs), len(asked) - number)
             time = context.times.get(name) if self.config.recency else None
             columns.append(np.stack([key, level, np.zeros_like(key) if time is None else time]))

@@ -27,7 +27,7 @@ Point = dict[str, Any]
 """Dotted setting → value."""
 
 _WORDS = ("low", "high", "log", "step")
-_FIXED = ("method", "seed", "device", "engine", "behaviors", "train.metric")
+_FIXED = ("method", "seed", "device", "engine", "behaviors", "rows", "train.metric")
 _ABSENT = object()
 
 

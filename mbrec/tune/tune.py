@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mbrec.columns import VISIBLE
-from mbrec.config import Settings
+from mbrec.config import Settings, require_validation
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, TrainingError
 from mbrec.tune.folder import RUNS, StudyFolder
@@ -87,6 +87,7 @@ def tune(
             f"{dataset.path} has no validation rows, by which settings are chosen.",
             "Prepare it with a split that has them.",
         )
+    require_validation(settings)
     folder = StudyFolder(Path(out))
     with folder.opened(dataset, settings, space, prune):
         shutil.rmtree(folder.path / RUNS, ignore_errors=True)  # of a search that was killed

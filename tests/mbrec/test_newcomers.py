@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError
 from mbrec.folding import FoldIn
@@ -32,6 +33,7 @@ from mbrec.scoring import (
 )
 from mbrec.similar_users import similar_users
 from mbrec.spread import unit_spread
+from mbrec.training import train_run
 
 WEIGHTS = {"click": 1.0, "favorite": 0.5, "purchase": 3.0}
 
@@ -234,6 +236,18 @@ def test_a_new_user_is_shown_what_others_of_her_taste_like(tiny_run: Run, tmp_pa
         for behavior in tiny_run.behaviors:
             mine = frame[(frame.user_id == user) & (frame.behavior == behavior)]
             assert {item % 1000 % 3 for item in mine.item_id} == {residue}
+
+
+@pytest.mark.parametrize("method", ["itemknn", "userknn"])
+def test_a_run_of_some_behaviors_folds_these_in(
+    tiny_dataset: PreparedDataset, tmp_path: Path, method: str
+) -> None:
+    values = {"method": method, "behaviors": ["click", "purchase"], "device": "cpu"}
+    run = train_run(tiny_dataset.path, tmp_path / "run", from_dict(values))
+    log = events([("zoe", 1001, "click"), ("zoe", 1004, "favorite"), ("zoe", 1007, "purchase")])
+    export_new_users(run.path, tmp_path / "new.parquet", log, k=3)
+    table = pq.read_table(tmp_path / "new.parquet")
+    assert set(table["behavior"].to_pylist()) == {"click", "purchase"}
 
 
 @pytest.mark.parametrize(("seen", "hidden"), [("same", {1}), ("any", {1, 4}), ("none", set())])

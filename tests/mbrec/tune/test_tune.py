@@ -256,6 +256,8 @@ def test_without_validation_rows_nothing_can_be_chosen(
     data = make_dataset([(0, 0, "click", "train")], users=1, items=1, behaviors=["click"])
     with pytest.raises(DataError, match="no validation rows"):
         search(data=data.path)
+    with pytest.raises(UsageError, match="no validation rows are left"):
+        search(settings=from_dict({"method": "ease", "rows": "train+valid"}))
     assert not (tmp_path / "study").exists()
 
 
