@@ -58,7 +58,9 @@ def plan_refit(run: Run) -> tuple[Settings, Plan]:
     if best is not None:
         train = settings.train.model_copy(update={"epochs": int(best)})
         settings = settings.model_copy(update={"train": train})
-    return settings.model_copy(update={"rows": "train+valid"}), Plan(
+    # What is taken over is of the cascade that was trained; all rows might speak for another.
+    order = tuple(run.behaviors) if settings.order == "learned" else settings.order
+    return settings.model_copy(update={"rows": "train+valid", "order": order}), Plan(
         run=str(run.path.resolve()),
         scores=run.source["scores"],
         epochs={name: int(epoch) for name, epoch in run.info.get("best_epochs", {}).items()},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mbrec import arrangement
 from mbrec.columns import VISIBLE
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
@@ -157,6 +158,21 @@ def test_lists_of_a_refit_leave_out_what_it_was_trained_on(
     assert keys(dataset, "click", "train") == keys(tiny_dataset, "click", "train", "valid")
     with pytest.raises(UsageError, match="trained on the validation rows"):
         evaluate_run(refit.path, split="valid")
+
+
+def test_a_learned_order_stays_that_of_the_first_run(
+    tiny_dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"method": "bigel", "order": "learned", "device": "cpu", "model": {"size": 4}}
+    first = train_run(
+        tiny_dataset.path,
+        tmp_path / "first",
+        from_dict({**values, "train": {"epochs": 1, "batch_size": 64}}),
+    )
+    other = (*first.behaviors[:-1][::-1], first.behaviors[-1])
+    monkeypatch.setattr(arrangement, "learned_order", lambda dataset: other)
+    refit = refit_run(first.path, tmp_path / "refit")
+    assert refit.behaviors == first.behaviors != other
 
 
 def test_what_another_release_has_learned_is_refused_before_the_training(
