@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -98,10 +100,32 @@ def _jsonl(path: Path, schema: pa.Schema) -> Iterator[Write]:
     with pa.output_stream(path) as stream:
 
         def write(table: pa.Table) -> None:
-            lines = table.to_pandas().to_json(orient="records", lines=True, force_ascii=False)
-            stream.write(lines.encode())
+            stream.write("".join(_json_lines(table).to_pylist()).encode())
 
         yield write
+
+
+def _json_lines(table: pa.Table) -> pa.ChunkedArray:
+    """Every row as a JSON object and the end of its line."""
+    pieces: list[Any] = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        pieces += [
+            f"{',' if pieces else '{'}{json.dumps(name, ensure_ascii=False)}:",
+            _json(column),
+        ]
+    return pc.binary_join_element_wise(
+        *pieces, "}\n", "", null_handling="replace", null_replacement="null"
+    )
+
+
+def _json(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values of a column as JSON: numbers with the fewest digits that give them back."""
+    if not pa.types.is_string(column.type):
+        return pc.cast(column, pa.string())
+    # Most texts stand in many rows.
+    codes = column.combine_chunks().dictionary_encode()
+    texts = [json.dumps(text, ensure_ascii=False) for text in codes.dictionary.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string()).take(codes.indices)])
 
 
 _WRITERS: dict[str, OpenWriter] = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,6 +25,7 @@ from mbrec.export import ExcludeSeen, export_run
 from mbrec.guard import seal
 from mbrec.run import Run
 from mbrec.scoring import Factors
+from mbrec.tables import table_writer
 
 COLUMNS = ["user_id", "behavior", "rank", "item_id", "score"]
 
@@ -108,6 +110,27 @@ def test_all_formats_hold_the_same_rows(tiny_run: Run, tmp_path: Path, name: str
     assert frame.item_id.astype(int).tolist() == expected.item_id.tolist()
     assert frame["rank"].astype(int).tolist() == expected["rank"].tolist()
     assert np.array_equal(frame.score.astype("float32"), expected.score)
+
+
+def test_json_lines_give_every_text_and_number_back(tmp_path: Path) -> None:
+    texts = ['a "quote"', "back\\slash", "line\nbreak", "é ≻", ""]
+    scores = [1.5e-12, -3e-13, 0.1, 1e20, 16777216.0]
+    table = pa.table(
+        {
+            "id": pa.array(texts),
+            "rank": pa.array([1, 2, 3, 4, None], pa.int32()),
+            "score": pa.array(scores, pa.float32()),
+        }
+    )
+    path = tmp_path / "some.jsonl"
+    with table_writer(path)(path, table.schema) as write:
+        write(table.slice(0, 3))
+        write(table.slice(3, 0))
+        write(table.slice(3))
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+    assert [row["id"] for row in rows] == texts
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, None]
+    assert np.array_equal(np.array([row["score"] for row in rows], np.float32), table["score"])
 
 
 def test_users_are_exported_in_the_order_asked_and_unknown_ones_named(
