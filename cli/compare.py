@@ -54,7 +54,7 @@ def command(run_a: Path, run_b: Path, metric: str, split: str, as_json: bool) ->
     for row in summary["behaviors"].values():
         show(row["sentence"])
     for behavior in summary["missing"]:
-        show(f"{behavior}: no {split} rows.")
+        show(f"{behavior}: no {split} rows in both runs.")
     show(summary["sentence"])
 
 

@@ -40,7 +40,7 @@ class Comparison:
     split: HeldOut
     rows: dict[str, Row]
     missing: tuple[str, ...]
-    """Behaviors without held-out rows."""
+    """Behaviors without held-out rows, or of one run alone."""
 
     def summary(self) -> dict[str, Any]:
         """Everything, for JSON; differences are A - B."""
@@ -98,7 +98,7 @@ def compare_runs(
         )
     tables = [_figures(run, metric, split, other) for run, other in (runs, runs[::-1])]
     pairs: dict[str, Paired] = {}
-    for behavior in runs[0].behaviors:
+    for behavior in (name for name in runs[0].behaviors if name in runs[1].behaviors):
         values = _paired_values(runs, tables, behavior, metric, split)
         if len(values[0]):
             pairs[behavior] = paired(*values, seed=seed)
@@ -110,7 +110,8 @@ def compare_runs(
         behavior: Row(pair, *corrected)
         for (behavior, pair), *corrected in zip(pairs.items(), wilcoxon, t, strict=True)
     }
-    missing = tuple(name for name in runs[0].behaviors if name not in rows)
+    either = dict.fromkeys(name for run in runs for name in run.behaviors)
+    missing = tuple(name for name in either if name not in rows)
     return Comparison(*runs, metric, split, rows, missing)
 
 

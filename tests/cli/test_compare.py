@@ -13,6 +13,7 @@ import torch
 
 from mbrec import compare_runs
 from mbrec.comparison import check_metric
+from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.evaluation import evaluate_run
@@ -20,6 +21,7 @@ from mbrec.guard import seal
 from mbrec.run import Run
 from mbrec.scoring import Factors
 from mbrec.significance import Paired, holm, paired
+from mbrec.training import train_run
 from mbrec.verdict import Row, behavior_sentence, overall_sentence
 
 Mbrec = Callable[..., tuple[int, str, str]]
@@ -49,7 +51,7 @@ def test_the_better_run_is_named_per_behavior(tiny_run: Run, flat_run: Run, mbre
     assert {len(line) for line in lines[4:7]} == {len(lines[4])}
     assert len(lines[4]) <= 80
     assert lines[9].startswith("click: A is better by 0.")
-    assert "favorite: no test rows." in lines
+    assert "favorite: no test rows in both runs." in lines
     assert lines[-1].startswith("Overall: A is better on click and purchase. ")
 
 
@@ -87,6 +89,19 @@ def test_a_run_is_as_good_as_itself(tiny_run: Run) -> None:
     assert summary["sentence"] == (
         "Overall: A and B are the same for every user on click and purchase."
     )
+
+
+def test_a_run_of_some_behaviors_is_compared_on_those(
+    tiny_run: Run, tiny_dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    some = from_dict({"method": "mostpop", "behaviors": ["favorite", "purchase"]})
+    part = train_run(tiny_dataset.path, tmp_path / "part", some)
+    for run in (tiny_run, part):
+        evaluate_run(run.path)
+    for pair in ((tiny_run, part), (part, tiny_run)):
+        summary = compare_runs(*(run.path for run in pair)).summary()
+        assert list(summary["behaviors"]) == ["purchase"]
+        assert sorted(summary["missing"]) == ["click", "favorite"]
 
 
 def test_runs_on_different_datasets_are_not_compared(
