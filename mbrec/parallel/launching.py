@@ -79,17 +79,15 @@ def launch(processes: int, arguments: Sequence[str], remedy: Callable[[], str]) 
     )
     with tempfile.TemporaryDirectory(prefix="mbrec-") as folder:
         with _forwarding() as told:
-            ranks = [
-                _Rank.start(number, processes, arguments, Path(folder), max(cores // processes, 1))
-                for number in range(processes)
-            ]
-            told.ranks = ranks
             try:
-                _watch(ranks)
+                for number in range(processes):
+                    threads = max(cores // processes, 1)
+                    told.add(_Rank.start(number, processes, arguments, Path(folder), threads))
+                _watch(told.ranks)
             finally:
-                for rank in ranks:
+                for rank in told.ranks:
                     rank.end()
-        return _verdict(ranks, told.number, remedy)
+        return _verdict(told.ranks, told.number, remedy)
 
 
 @dataclass
@@ -101,6 +99,7 @@ class _Rank:
     errors: IO[bytes] | None  # what it wrote to standard error; rank 0 writes to ours
     ended_by_us: bool = False
     said: str = ""  # its error line, once it has ended
+    asked: bool = False  # to end, by a signal
 
     @classmethod
     def start(
@@ -134,6 +133,7 @@ class _Rank:
 
     def send(self, number: int) -> None:
         """Send a signal, unless it has ended."""
+        self.asked = True
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
@@ -160,6 +160,13 @@ class _Told:
 
     number: int = 0
     ranks: list[_Rank] = field(default_factory=list)
+
+    def add(self, rank: _Rank) -> None:
+        """A rank that has started, which may be after the signal came."""
+        self.ranks.append(rank)
+        # A signal that came since it is in the list has been sent: twice would end it at once.
+        if self.number and not rank.asked:
+            rank.send(self.number)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from mbrec.parallel.launching import LOST, check_ranks, launch
 ROLES = f"""
 import os, signal, sys, time
 from pathlib import Path
+from typing import Any
 
 role, ready, rank = sys.argv[1], Path(sys.argv[2]), int(os.environ["RANK"])
 if role == "killed":
@@ -73,6 +75,23 @@ def test_a_signal_reaches_all_ranks(roles: Path) -> None:
     thread.start()
     assert launch(2, ["waits", str(roles)], lambda: "") == 128 + signal.SIGTERM
     thread.join()
+
+
+def test_a_signal_while_ranks_are_being_started_reaches_all_of_them(
+    roles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, begun = launching._Rank.start, time.monotonic()
+
+    def start(number: int, *rest: Any) -> Any:
+        if number:
+            while not (roles / "0").exists():
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return true(number, *rest)
+
+    monkeypatch.setattr(launching._Rank, "start", start)
+    assert launch(2, ["waits", str(roles)], lambda: "") == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 50
 
 
 def test_a_wrong_command_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
