@@ -88,7 +88,8 @@ class Trainer:
     After every validation the whole state is saved, so a killed training goes on from there; one
     that is asked to stop saves itself after the step. An epoch's randomness depends on the seed and
     its number alone: N epochs, a restart and M more give the weights of N + M, bit for bit on the
-    CPU (with the same number of threads).
+    CPU (with the same number of threads), if `eval_every` divides N: the last epoch is always
+    validated, and may be the best.
 
     Several processes train together where each has a trainer of its own with the same `team`: they
     draw the same batches, learn their own columns, and the first of them saves.
