@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,7 @@ from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
+    Network,
     Scorer,
     Sparse,
     Sum,
@@ -106,6 +107,15 @@ class FoldIn:
                 raise _refused(what)
             found = torch.from_numpy(by_user[:, 0].astype(np.float32))
             return Weighted(self.scorer(scorer.inner, what), found, scorer.by_item)
+        if isinstance(scorer, Network):
+            users, follow = self._by_activity(scorer.user_features.numpy())
+            if not follow.all():
+                raise _refused(what)
+            return replace(
+                scorer,
+                parts=tuple(self.scorer(part, what) for part in scorer.parts),
+                user_features=torch.from_numpy(users.astype(np.float32)),
+            )
         scaled = _has_unit_spread(scorer)
         folded = self._folded(scorer, what, scaled)
         return unit_spread(folded) if scaled else folded

@@ -15,6 +15,7 @@ from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
+    Network,
     Scorer,
     Sparse,
     Sum,
@@ -29,6 +30,7 @@ _KINDS: dict[str, type[Any]] = {
     "item-neighbors": ItemNeighbors,
     "user-neighbors": UserNeighbors,
     "weighted": Weighted,
+    "network": Network,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _SHORT = {
@@ -46,6 +48,10 @@ _FORMS: dict[str, tuple[torch.dtype, int]] = {  # field → type and number of d
     "indptr": (torch.int64, 1),
     "items": (torch.int64, 1),
     "width": (torch.int64, 0),
+    **dict.fromkeys(("center", "scale", "bias", "last"), (torch.float32, 1)),
+    **dict.fromkeys(("weights", "item_weights", "user_weights"), (torch.float32, 2)),
+    "item_features": (torch.float32, 2),
+    "user_features": (torch.float32, 2),
 }
 _DEEPEST = 8  # sums within sums; no method makes more than two
 
@@ -87,6 +93,9 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
             if isinstance(value, Tensor):
                 share = not isinstance(scorer, Factors)
                 found[field.name] = keep(f"{short}/{place}", value, share)
+            elif isinstance(value, tuple):
+                parts = [describe(part, f"{place}.{n}") for n, part in enumerate(value)]
+                found[field.name] = parts
             else:
                 found[field.name] = describe(value, f"{place}.{short}")
         return found
@@ -128,6 +137,9 @@ def _unpack(description: Any, tensor: Callable[[str], Tensor], depth: int) -> Sc
         value = description[field.name]
         if field.name in _FORMS:
             values.append(_checked(field.name, tensor(value)))
+            continue
+        if field.name == "parts":
+            values.append(tuple(_unpack(part, tensor, depth + 1) for part in value))
             continue
         part = _unpack(value, tensor, depth + 1)
         if not isinstance(part, Sparse) and field.name != "inner":

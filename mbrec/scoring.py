@@ -2,8 +2,8 @@
 
 Five kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user),
 `ItemToItem` or `ItemNeighbors` (the user's history times item similarities), and `UserNeighbors`
-(similarities of users times their histories); `Weighted` weights users and items of one, and `Sum`
-adds kinds up.
+(similarities of users times their histories); `Weighted` weights users and items of one, `Sum`
+adds kinds up, and `Network` reads several at once.
 All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mbrec.errors import DataError
 from mbrec.graph import Pairs
+
+_UNITS = 2048  # items whose hidden units are computed at a time
 
 
 class Scorer(Protocol):
@@ -258,6 +260,67 @@ class Weighted(_Composed):
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
         factor = self.by_user[user_idx, None] + self.by_item[start:stop]
         return self.inner.scores(user_idx, start, stop).mul_(factor)
+
+
+@dataclass(frozen=True)
+class Network(_Composed):
+    """Score = what one hidden layer makes of the scores of several parts, the user and the item.
+
+    aᵀ max(0, W x + V b(i) + Z z(u) + c), where x are the parts' scores, centered, scaled and
+    clipped; see `mbrec.correction`. P parts, H hidden units, J and R numbers of items and users.
+    """
+
+    CLIP: ClassVar[float] = 6.0  # what is further away was hardly seen while it was learned
+
+    parts: tuple[Scorer, ...]
+    center: Tensor  # (P,) float32
+    scale: Tensor  # (P,) float32
+    weights: Tensor  # (P, H) float32, Wᵀ
+    item_weights: Tensor  # (J, H) float32, Vᵀ
+    user_weights: Tensor  # (R, H) float32, Zᵀ
+    bias: Tensor  # (H,) float32, c
+    last: Tensor  # (H,) float32, a
+    item_features: Tensor  # (I, J) float32, b
+    user_features: Tensor  # (U, R) float32, z
+
+    def __post_init__(self) -> None:
+        shapes = {(part.num_users, part.num_items) for part in self.parts}
+        _check(
+            shapes == {(len(self.user_features), len(self.item_features))},
+            "parts and features do not fit",
+        )
+        count, hidden = len(self.parts), len(self.last)
+        wanted = {
+            "center": (count,),
+            "scale": (count,),
+            "weights": (count, hidden),
+            "item_weights": (self.item_features.shape[1], hidden),
+            "user_weights": (self.user_features.shape[1], hidden),
+            "bias": (hidden,),
+        }
+        fits = all(getattr(self, name).shape == shape for name, shape in wanted.items())
+        _check(fits, "the weights of a network do not fit each other")
+
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.parts[0], self.parts[0]
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        given = torch.stack([part.scores(user_idx, start, stop) for part in self.parts], 1)
+        given.sub_(self.center[:, None]).mul_(self.scale[:, None]).clamp_(-self.CLIP, self.CLIP)
+        of_items = (
+            self.item_weights.T @ self.item_features[start:stop].T + self.bias[:, None]
+        )  # (H, n)
+        of_users = self.user_features[user_idx] @ self.user_weights  # (B, H)
+        found = given.new_empty(len(user_idx), stop - start)
+        maps = self.weights.T.contiguous()
+        # One user and some items at a time: the hidden units of a whole block are H times as large.
+        for user, mine, result in zip(of_users, given, found, strict=True):
+            for first in range(0, stop - start, _UNITS):
+                some = slice(first, first + _UNITS)
+                hidden = torch.addmm(of_items[:, some], maps, mine[:, some])
+                torch.mv(hidden.add_(user[:, None]).relu_().T, self.last, out=result[some])
+        return found
 
 
 @dataclass(frozen=True)

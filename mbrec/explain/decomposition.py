@@ -17,6 +17,7 @@ from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
+    Network,
     Scorer,
     Sparse,
     Sum,
@@ -28,6 +29,7 @@ POPULARITY = "popularity"
 SIMILAR = "similar items"
 ALIKE = "similar users"
 STORED = "stored score"
+TOGETHER = "all parts together"
 EMBEDDINGS = "embeddings"
 
 FactorShares = Callable[[Factors, str], list[Shares]]
@@ -80,6 +82,8 @@ def decompose(scorer: Scorer, asked: Asked, name: str = "") -> list[Shares]:
     if isinstance(scorer, UserNeighbors):
         value = _score(scorer, asked)
         return [single(name or ALIKE, value)] if value else []
+    if isinstance(scorer, Network):  # it is of all parts together, and not a sum of them
+        return [single(name or TOGETHER, _score(scorer, asked))]
     raise TypeError(f"no rule to explain {type(scorer).__name__}")
 
 

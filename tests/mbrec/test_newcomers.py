@@ -25,6 +25,7 @@ from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
+    Network,
     Scorer,
     Sparse,
     Sum,
@@ -87,6 +88,14 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
         "popularity by activity": Factors(
             torch.stack([torch.ones(dataset.num_users), active(dataset)], 1),
             torch.rand(30, 2, generator=generator),
+        ),
+        "network": Network(
+            (past, unit_spread(ItemNeighbors(past, neighbors))),
+            *(torch.zeros(2), torch.ones(2), torch.rand(2, 5, generator=generator)),
+            *(torch.rand(rows, 5, generator=generator) for rows in (1, 2)),
+            *(torch.rand(5, generator=generator), torch.rand(5, generator=generator)),
+            tail.item_emb,
+            torch.stack([active(dataset), torch.ones(dataset.num_users)], 1),
         ),
         "with popularity": Sum((ItemNeighbors(past, neighbors), tail), (1.0, 0.25)),
     }

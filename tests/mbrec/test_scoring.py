@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
+    Network,
     Scorer,
     Sparse,
     Sum,
@@ -42,6 +44,26 @@ HISTORY[3] = 0  # a user without history
 BY_USER, BY_ITEM = torch.randn(USERS), torch.randn(ITEMS)
 USER_EMB, ITEM_EMB = torch.randn(USERS, 3), torch.randn(ITEMS, 3)
 
+RANDOM = torch.Generator().manual_seed(7)
+CENTER, SCALE, BIAS, LAST = (torch.randn(n, generator=RANDOM) for n in (2, 2, 6, 6))
+OF_PARTS, OF_ITEMS, OF_USERS = (torch.randn(n, 6, generator=RANDOM) for n in (2, 3, 1))
+ITEM_FEATURES, USER_FEATURES = torch.randn(ITEMS, 3), torch.randn(USERS, 1)
+
+
+def network() -> Network:
+    return Network(
+        (Factors(USER_EMB, ITEM_EMB), sparse(HISTORY)),
+        *(CENTER, SCALE, OF_PARTS, OF_ITEMS, OF_USERS, BIAS, LAST, ITEM_FEATURES, USER_FEATURES),
+    )
+
+
+def network_scores() -> torch.Tensor:
+    given = torch.stack([USER_EMB @ ITEM_EMB.T, HISTORY], 2)
+    hidden = ((given - CENTER) * SCALE).clamp(-6, 6) @ OF_PARTS + BIAS
+    hidden = hidden + ITEM_FEATURES @ OF_ITEMS + (USER_FEATURES @ OF_USERS)[:, None]
+    return hidden.relu() @ LAST
+
+
 KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
     "factors": (lambda: Factors(USER_EMB, ITEM_EMB), USER_EMB @ ITEM_EMB.T),
     "sparse": (lambda: sparse(HISTORY), HISTORY),
@@ -62,6 +84,7 @@ KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
         lambda: Sum((Factors(USER_EMB, ITEM_EMB), sparse(HISTORY)), (2.0, -0.5)),
         2 * USER_EMB @ ITEM_EMB.T - 0.5 * HISTORY,
     ),
+    "network": (network, network_scores()),
 }
 
 
@@ -113,6 +136,9 @@ def test_embeddings_have_a_name_for_each_behavior() -> None:
         lambda: Weighted(sparse(HISTORY), BY_USER, BY_ITEM[:2]),
         lambda: Weighted(sparse(HISTORY), BY_USER[:2], BY_ITEM),
         lambda: Sum((sparse(HISTORY), sparse(SIMILARITY)), (1.0, 1.0)),
+        lambda: replace(network(), center=CENTER[:1]),
+        lambda: replace(network(), item_features=ITEM_FEATURES[:2]),
+        lambda: replace(network(), parts=(sparse(HISTORY), sparse(SIMILARITY))),
     ],
 )
 def test_tensors_that_do_not_fit_each_other_are_refused(make: Callable[[], Scorer]) -> None:
