@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "- userknn": {"userknn": False},
     "- history": {"history": False},
     "- popularity": {"popularity": False, "by_popularity": False},
+    "- network": {"network": 0},
     "- weights by popularity": {"by_popularity": False},
     "- weights by activity": {"by_activity": False},
     "- context": {"context": False},

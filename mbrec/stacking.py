@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from mbrec.candidates import Candidates, find_candidates
+from mbrec.correction import Correction, fit_correction
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
 from mbrec.logit import Vector, adjusted, in_blocks, likeliest
@@ -48,6 +49,7 @@ from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
 POPULARITY = "popularity"  # the part of a stack that holds all biases
 FOLDS = 5
+FEWEST = 1000  # users who teach a network
 _DEPTH, _OTHERS = 60, 50
 _MOST_USERS = 1 << 13
 _CELLS = 1 << 26  # scores of candidates, 4 bytes each
@@ -90,6 +92,7 @@ class Stack:
     value: float = float("nan")  # the metric, on the rows that it was learned from
     prior: float = float("nan")  # by the prior weights alone
     cross_fitted: float = float("nan")  # each fifth of the users ranked by what the others taught
+    network: dict[str, Any] = field(default_factory=dict)  # what `Correction.plain` gives, or empty
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Stack:
@@ -99,8 +102,11 @@ class Stack:
             ArtefactError: It is something else, of an earlier release, say.
         """
         try:
-            return cls(**plain)
-        except TypeError as error:
+            found = cls(**plain)
+            if found.network:
+                Correction.of(found.network)
+            return found
+        except (TypeError, ValueError, KeyError) as error:
             raise ArtefactError(
                 f"What the parts of a run count is no stack ({error}).", "Train that run again."
             ) from error
@@ -110,7 +116,7 @@ class Stack:
         return asdict(self)
 
     def scorer(self, parts: Mapping[str, Part], known: Known) -> Sum:
-        """The stack as one scorer: its parts in the order of `weights`, then `POPULARITY`.
+        """The stack as one scorer: its parts in the order of `weights`, `POPULARITY`, the network.
 
         Args:
             parts: Those it was learned with, or the same made anew.
@@ -120,6 +126,11 @@ class Stack:
         weights = [1.0 if self.varies(name) else w for name, w in self.weights.items()]
         if self.biases:
             scorers.append(self._popularity(scorers[0], known))
+            weights.append(1.0)
+        if self.network:
+            like, read = scorers[0], [parts[name].scorer for name in self.weights]
+            items, users = _features(known, like.num_items, like.num_users)
+            scorers.append(Correction.of(self.network).scorer(read, items, users))
             weights.append(1.0)
         return Sum(tuple(scorers), tuple(weights))
 
@@ -158,6 +169,7 @@ def learn_stack(
     *,
     metric: str,
     k: int,
+    hidden: int = 0,
 ) -> Stack:
     """Learn the weights of one behavior.
 
@@ -168,6 +180,8 @@ def learn_stack(
         exclude: Items that are not ranked, those of training.
         metric: Of `mbrec.metrics`, for what is reported, e.g. "ndcg".
         k: Its list length.
+        hidden: Units of a network that corrects the stack (`mbrec.correction`), where there are
+            `FEWEST` users to learn it from and others get better lists by it; 0: none.
 
     Whether the weights depend on the user, too, is chosen by the cross-fitted metric: it makes some
     lists better, and others worse. That choice makes `cross_fitted` itself a little too good.
@@ -184,14 +198,60 @@ def learn_stack(
         most_users=max(min(_MOST_USERS, _CELLS // (width * len(parts))), 1),
         also=[known.biases[name] for name in known.leading],
     )
-    alike = _learned(_Design(parts, replace(known, users={})), pool, metric, k)
-    if not known.users:
-        return alike
-    by_user = _learned(_Design(parts, known), pool, metric, k)
-    return max(alike, by_user, key=lambda stack: stack.cross_fitted)
+    found = [_learned(_Design(parts, replace(known, users={})), pool, metric, k)]
+    if known.users:
+        found.append(_learned(_Design(parts, known), pool, metric, k))
+    best = max(found, key=lambda learned: learned.stack.cross_fitted)
+    if not hidden or int(pool.held_out.any(1).sum()) < FEWEST:
+        return best.stack
+    like = next(iter(parts.values())).scorer
+    features = _features(known, like.num_items, like.num_users)
+    corrected = _corrected(best, pool, features, hidden, metric, k)
+    return max(best.stack, corrected, key=lambda stack: stack.cross_fitted)
 
 
-def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> Stack:
+@dataclass(frozen=True)
+class _Learned:
+    """A stack, and those of all folds: what its scores were where it had not learned."""
+
+    stack: Stack
+    design: _Design
+    theta: Vector
+    folds: list[Vector]  # θ of all users but those of the fold
+
+
+def _corrected(
+    found: _Learned,
+    pool: Candidates,
+    features: tuple[Tensor, Tensor],
+    hidden: int,
+    metric: str,
+    k: int,
+) -> Stack:
+    """The stack with a network, cross-fitted as the stack was."""
+    everyone = np.arange(len(pool.items))
+
+    def value(theta: Vector, teachers: Candidates, asked: Candidates) -> tuple[Correction, float]:
+        """The network that some users teach, and the sum of the metric of the lists of others."""
+        base = found.design.scores(teachers, theta)
+        network = fit_correction(teachers, base, *features, hidden)
+        scores = found.design.scores(asked, theta) + network.scores(asked, *features)
+        return network, float(asked.metric(scores, (k,), metric).sum())
+
+    crossed = 0.0
+    for fold, theta in enumerate(found.folds):
+        mine = everyone % FOLDS == fold
+        crossed += value(theta, pool.of(everyone[~mine]), pool.of(everyone[mine]))[1]
+    network, reached = value(found.theta, pool, pool)
+    return replace(
+        found.stack,
+        value=reached / len(everyone),
+        cross_fitted=crossed / len(everyone),
+        network=network.plain(),
+    )
+
+
+def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned:
     everyone = np.arange(len(pool.items))
 
     def value(theta: Vector, users: npt.NDArray[np.int64]) -> float:
@@ -211,19 +271,22 @@ def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> Stack:
 
     of_all = likely(pool)
     theta = listed(pool, of_all)
-    crossed = 0.0
+    crossed, folds = 0.0, []
     for fold in range(FOLDS):
         mine = everyone % FOLDS == fold
-        if mine.any():
-            others = pool.of(everyone[~mine])
-            crossed += value(listed(others, likely(others, of_all)), everyone[mine])
+        if not mine.any():
+            break  # fewer users than folds
+        others = pool.of(everyone[~mine])
+        folds.append(listed(others, likely(others, of_all)))
+        crossed += value(folds[-1], everyone[mine])
     count = len(everyone)
-    return design.stack(
-        theta,
+    stack = replace(
+        design.stack(theta),
         value=value(theta, everyone) / count,
         prior=value(design.prior, everyone) / count,
         cross_fitted=crossed / count,
     )
+    return _Learned(stack, design, theta, folds)
 
 
 class _Design:
@@ -278,7 +341,7 @@ class _Design:
             found[block] = torch.tensordot(weights, self.planes(pool, block), 1)
         return found
 
-    def stack(self, theta: Vector, **figures: float) -> Stack:
+    def stack(self, theta: Vector) -> Stack:
         """θ by name."""
         left = iter(float(number) for number in theta)
         varying = [self._parts[place] for place in self._varying]
@@ -293,8 +356,12 @@ class _Design:
             by_user=slopes(varying, known.users),
             biases={name: next(left) for name in known.biases},
             biases_by_user=slopes(known.biases, known.users),
-            **figures,
         )
+
+
+def _features(known: Known, num_items: int, num_users: int) -> tuple[Tensor, Tensor]:
+    """What a network reads beside the parts: biases of items (J, I), activities of users (R, U)."""
+    return _table(known.biases, num_items), _table(known.users, num_users)
 
 
 def _table(columns: Mapping[str, Tensor], length: int) -> Tensor:

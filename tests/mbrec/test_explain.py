@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mbrec import stacking
 from mbrec.config import from_dict
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.explain import Explanation, explain_run
+from mbrec.explain.decomposition import TOGETHER
 from mbrec.explain.explanation import EXACT, FITTED
 from mbrec.run import CHECKPOINTS, Run
 from mbrec.training import train_run
@@ -76,6 +79,27 @@ def test_the_shares_add_up_to_the_score(train: Train, method: str, model: dict, 
             explanation = explain_run(path, user, item, behavior=behavior)
             assert gap(explanation) < 1e-5 * max(1.0, abs(explanation.score)), (behavior, user)
             assert explanation.how == how
+
+
+def test_what_a_network_makes_of_all_parts_is_one_share(
+    tiny_dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = stacking._corrected
+    monkeypatch.setattr(stacking, "FEWEST", 1)
+    # It is to be taken, whether it makes the lists of this little dataset better or not.
+    monkeypatch.setattr(
+        stacking, "_corrected", lambda *given: replace(true(*given), cross_fitted=2.0)
+    )
+    model = {"size": 4, "context_size": 4, "network": 8}
+    values = {"method": "bigel-plus", "model": model, "train": {"epochs": 1, "batch_size": 64}}
+    run = train_run(tiny_dataset.path, tmp_path / "run", from_dict(values))
+    for behavior, stack in run.info["calibration"].items():
+        # What was measured on all items is what the network had promised on the candidates.
+        measured = run.info["valid"]["behaviors"][behavior]["ndcg@5"]
+        assert stack["value"] == pytest.approx(measured, abs=1e-6)
+        explanation = explain_run(run.path, "u5", 1007, behavior=behavior)
+        assert gap(explanation) < 1e-5 * max(1.0, abs(explanation.score))
+        assert [shares.part for shares in explanation.shares].count(TOGETHER) == 1
 
 
 def test_a_neighbor_of_lightgcn_has_its_term_of_the_sum(

@@ -177,7 +177,7 @@ def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPa
         others=1,
         most_users=USERS,
     )
-    stack = stacking._learned(stacking._Design(parts, known), pool, "ndcg", 5)
+    stack = stacking._learned(stacking._Design(parts, known), pool, "ndcg", 5).stack
     a, b = (dense(part.scorer).double().numpy() for part in parts.values())
     x, y = (t.double().numpy() for t in (POPULAR, POPULAR.square()))
     z = active.double().numpy()[:, None]

@@ -7,7 +7,8 @@
 The cascades and the contextual branch are trained side by side, without shared weights, and each
 is kept at its own best epoch: they do not learn at the same pace. After training, what every part
 counts is learned for every behavior from its validation rows (`mbrec.stacking`); behaviors without
-such rows are ranked by the branches alone. Every ingredient has its switch.
+such rows are ranked by the branches alone. Where a network that reads all parts together makes
+lists better, it adds to the stack (`mbrec.correction`). Every ingredient has its switch.
 """
 
 from __future__ import annotations
@@ -133,6 +134,10 @@ class BigelPlusConfig(BigelConfig):
     """Let what they and popularity count depend on how much the user has done in every behavior,
     where that makes the lists of a behavior better to users it was not learned from."""
 
+    network: NonNegativeInt = 64
+    """Hidden units of a network that reads all of this together, in the lists that it makes better
+    for users it was not learned from; 0: none."""
+
     @model_validator(mode="after")
     def _one_branch(self) -> BigelPlusConfig:
         if not (self.cascade or self.context):
@@ -233,6 +238,7 @@ class BigelPlus(TrainedMethod):
                 Exclusion.from_pairs(self._context.train[behavior], self._context.num_users),
                 metric=metric,
                 k=k,
+                hidden=self.config.network,
             )
         return {name: stack.plain() for name, stack in self._stacks.items()}
 
