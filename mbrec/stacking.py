@@ -29,7 +29,7 @@ standard error of the users' paired differences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -44,6 +44,7 @@ from mbrec.correction import Correction, fit_correction
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
 from mbrec.logit import Vector, adjusted, in_blocks, likeliest
+from mbrec.metrics import METRICS
 from mbrec.ranking import Exclusion
 from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
@@ -55,6 +56,7 @@ _MOST_USERS = 1 << 13
 _CELLS = 1 << 26  # scores of candidates, 4 bytes each
 
 Slopes = dict[str, dict[str, float]]  # part or bias → feature → slope
+Users = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Stack:
     value: float = float("nan")  # the metric, on the rows that it was learned from
     prior: float = float("nan")  # by the prior weights alone
     cross_fitted: float = float("nan")  # each fifth of the users ranked by what the others taught
+    cross_fitted_metrics: dict[str, float] = field(default_factory=dict)  # likewise, of all metrics
     network: dict[str, Any] = field(default_factory=dict)  # what `Correction.plain` gives, or empty
 
     @classmethod
@@ -229,35 +232,29 @@ def _corrected(
     k: int,
 ) -> Stack:
     """The stack with a network, cross-fitted as the stack was."""
-    everyone = np.arange(len(pool.items))
 
-    def value(theta: Vector, teachers: Candidates, asked: Candidates) -> tuple[Correction, float]:
-        """The network that some users teach, and the sum of the metric of the lists of others."""
+    def fitted(theta: Vector, teachers: Candidates, asked: Candidates) -> tuple[Correction, Tensor]:
+        """The network that some users teach, and its scores of the candidates of others."""
         base = found.design.scores(teachers, theta)
         network = fit_correction(teachers, base, *features, hidden)
-        scores = found.design.scores(asked, theta) + network.scores(asked, *features)
-        return network, float(asked.metric(scores, (k,), metric).sum())
+        return network, found.design.scores(asked, theta) + network.scores(asked, *features)
 
-    crossed = 0.0
-    for fold, theta in enumerate(found.folds):
-        mine = everyone % FOLDS == fold
-        crossed += value(theta, pool.of(everyone[~mine]), pool.of(everyone[mine]))[1]
-    network, reached = value(found.theta, pool, pool)
+    crossed = torch.empty(pool.items.shape)
+    for (others, mine), theta in zip(_folds(len(crossed)), found.folds, strict=True):
+        crossed[mine] = fitted(theta, pool.of(others), pool.of(mine))[1]
+    network, scores = fitted(found.theta, pool, pool)
     return replace(
         found.stack,
-        value=reached / len(everyone),
-        cross_fitted=crossed / len(everyone),
         network=network.plain(),
+        value=float(pool.metric(scores, (k,), metric).mean()),
+        **_cross_fitted(pool, crossed, metric, k),
     )
 
 
 def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned:
-    everyone = np.arange(len(pool.items))
-
-    def value(theta: Vector, users: npt.NDArray[np.int64]) -> float:
-        """The sum over some users of the metric of their lists by θ."""
-        mine = pool.of(users)
-        return float(mine.metric(design.scores(mine, theta), (k,), metric).sum())
+    def value(theta: Vector) -> float:
+        """The mean over users of the metric of their lists by θ."""
+        return float(pool.metric(design.scores(pool, theta), (k,), metric).mean())
 
     def likely(mine: Candidates, start: Vector | None = None) -> Vector:
         """The most likely θ to some candidates."""
@@ -271,22 +268,32 @@ def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned
 
     of_all = likely(pool)
     theta = listed(pool, of_all)
-    crossed, folds = 0.0, []
-    for fold in range(FOLDS):
-        mine = everyone % FOLDS == fold
-        if not mine.any():
-            break  # fewer users than folds
-        others = pool.of(everyone[~mine])
-        folds.append(listed(others, likely(others, of_all)))
-        crossed += value(folds[-1], everyone[mine])
-    count = len(everyone)
+    crossed, folds = torch.empty(pool.items.shape), []
+    for others, mine in _folds(len(crossed)):
+        teachers = pool.of(others)
+        folds.append(listed(teachers, likely(teachers, of_all)))
+        crossed[mine] = design.scores(pool.of(mine), folds[-1])
     stack = replace(
         design.stack(theta),
-        value=value(theta, everyone) / count,
-        prior=value(design.prior, everyone) / count,
-        cross_fitted=crossed / count,
+        value=value(theta),
+        prior=value(design.prior),
+        **_cross_fitted(pool, crossed, metric, k),
     )
     return _Learned(stack, design, theta, folds)
+
+
+def _folds(count: int) -> Iterator[tuple[Users, Users]]:
+    """For every fold of so many users those who teach, and those who are asked."""
+    everyone = np.arange(count)
+    for fold in range(min(FOLDS, count)):
+        mine = everyone % FOLDS == fold
+        yield everyone[~mine], everyone[mine]
+
+
+def _cross_fitted(pool: Candidates, scores: Tensor, metric: str, k: int) -> dict[str, Any]:
+    """What a stack says of scores (N, W), those of every user by what others taught."""
+    figures = {f"{name}@{k}": float(pool.metric(scores, (k,), name).mean()) for name in METRICS}
+    return {"cross_fitted": figures[f"{metric}@{k}"], "cross_fitted_metrics": figures}
 
 
 class _Design:
