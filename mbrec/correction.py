@@ -26,9 +26,9 @@ from torch import Tensor
 from mbrec.candidates import Candidates
 from mbrec.scoring import Network, Scorer
 
-_PASSES = 15
+_PASSES = 30
 _BATCH = 64  # users
-_RATE, _DECAY = 1e-2, 1e-2
+_RATE, _DECAY = 1e-2, 0.3
 
 
 @dataclass(frozen=True)
