@@ -51,6 +51,7 @@ def write(
     behaviors: tuple[str, ...] = BEHAVIORS,
     user_ids: pa.Array | None = None,
     row_group_size: int | None = None,
+    counts: dict[str, int] | None = None,
 ) -> Path:
     """Write a dataset of 3 users and 4 items."""
     user_ids = pa.array(["anna", "bob", "李"]) if user_ids is None else user_ids
@@ -65,7 +66,7 @@ def write(
             frame = pa.table({f"{column}_idx": idx, f"{column}_id": ids})
             pq.write_table(frame, writer.folder / name)
         pq.write_table(REJECTS_SCHEMA.empty_table(), writer.folder / REJECTS)
-        writer.finish(behaviors, {"source": "test", "counts": {"rows_read": 9}})
+        writer.finish(behaviors, {"source": "test", "counts": {"rows_read": 9, **(counts or {})}})
     return path
 
 
@@ -282,6 +283,13 @@ def test_an_unknown_behavior_or_split_is_never_written(tmp_path: Path, row: Row)
     with pytest.raises(ArtefactError, match="a value other than"):
         write(tmp_path / "data", [row])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_that_lost_a_row_on_the_way_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="8 rows were kept, and 7 are written"):
+        write(tmp_path / "data", counts={"kept": 8})
+    assert list(tmp_path.iterdir()) == []
+    assert write(tmp_path / "data", counts={"kept": 7}).is_dir()
 
 
 def test_an_unfinished_dataset_never_appears(tmp_path: Path) -> None:
