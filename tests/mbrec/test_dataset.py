@@ -313,6 +313,8 @@ def test_an_existing_dataset_is_replaced_only_if_that_is_meant(tmp_path: Path) -
         (["click", " "], "empty"),
         (["click", "click"], "named twice"),
         (["click", GLOBAL], "merged relation"),
+        (["macro", "click"], "'macro': it means the mean over behaviors"),
+        (["click", "metric"], "'metric': it means what is measured.*--map"),
     ],
 )
 def test_impossible_cascades_are_refused(names: list[str], words: str) -> None:
