@@ -49,7 +49,7 @@ class ArrayStages:
 
         self._user_ids, self._users = ids.encode(take(USER_ID))
         self._item_ids, self._items = ids.encode(take(ITEM_ID))
-        self._behavior: Numbers = _joined(take(BEHAVIOR))  # (N,) int8
+        self._behavior: Numbers = _joined(take(BEHAVIOR))  # (N,) int8 or int16
         self._split: Numbers = _joined(take(SPLIT))  # (N,) int8
         self._time = _times(take(TIMESTAMP))  # (N,) int32 or int64
         self._complete = True  # every id has a row
@@ -146,7 +146,9 @@ class ArrayStages:
 
     def _parts(self, behaviors: Iterable[int]) -> Iterator[pa.Table]:
         """The rows, which are in order of user and item, behavior by behavior, split by split."""
-        part = self._behavior * np.int8(len(SPLITS)) + self._split
+        part = self._behavior.astype(np.int16)  # as int8 it would overflow from code 42 on
+        part *= len(SPLITS)
+        part += self._split
         places = range(len(SPLITS))
         for number in (code * len(SPLITS) + place for code in behaviors for place in places):
             for rows in _slices(len(part)):

@@ -104,7 +104,7 @@ def typed(fields: ir.Table, layout: Layout, names: Sequence[str], file: int) -> 
     table = fields.mutate(
         user_id=_identifier(fields.user, layout),
         item_id=_identifier(fields.item, layout),
-        behavior=_behavior(fields.code, layout, names).cast("int8"),
+        behavior=_behavior(fields.code, layout, names).cast("int16"),
         timestamp=layout.clock.seconds(fields.time) if layout.clock else ibis.null("int64"),
         part=_split(fields.split, layout).cast("int8"),
     )

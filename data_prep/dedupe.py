@@ -31,8 +31,9 @@ def deduplicate(
     the rows of every bucket together, and then some buckets.
 
     Args:
-        columns: Users, items (int32), behaviors, splits (int8), from 0, and seconds or `unknown`,
-            (N,) each; emptied, and what was in it is changed, so that nothing is there twice.
+        columns: Users, items (int32), behaviors (int8 or int16) and splits (int8), from 0, and
+            seconds or `unknown`, (N,) each; emptied, and what was in it is changed, so that nothing
+            is there twice.
         unknown: Stands for a time that is not known.
         last: Take the last of several times, not the first.
         split_given: Splits count.
@@ -133,7 +134,7 @@ class _Packing:
         """Users, items, behaviors and splits of keys."""
         split = (key & ((1 << self.split) - 1)).astype(np.int8)
         rest = key >> self.split
-        behavior = (rest & ((1 << self.behavior) - 1)).astype(np.int8)
+        behavior = (rest & ((1 << self.behavior) - 1)).astype(np.int16)
         rest >>= self.behavior
         items = (rest & ((1 << self.item) - 1)).astype(np.int32)
         rest >>= self.item

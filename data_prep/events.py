@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from mbrec.columns import BEHAVIOR, ITEM_ID, TIMESTAMP, USER_ID
 from mbrec.data_prep import sources
 from mbrec.data_prep.layout import Log
+from mbrec.data_prep.options import KEEP
 from mbrec.data_prep.reading import read_files
 from mbrec.data_prep.rejects import Rejects
 from mbrec.data_prep.sources import csv
@@ -32,7 +33,8 @@ class Events:
     """The distinct events of a log."""
 
     table: pa.Table
-    """user_id, item_id, behavior as text, each once, and the last timestamp (null: unknown)."""
+    """user_id, item_id, behavior as text, each once, and the timestamp that the dataset would keep
+    (null: unknown)."""
     rows: int  # of the log
     rejected: dict[str, int]  # reason → rows that were not used
 
@@ -53,7 +55,10 @@ def read_events(
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path of the log.")
-    log = _described(path, behaviors, manifest or {})
+    manifest = manifest or {}
+    log = _described(path, behaviors, manifest)
+    # The model has learned from the times that the dataset keeps; those of new users have to match.
+    keep = manifest.get("options", {}).get("keep", KEEP)
     names = (*behaviors, *(name for name in log.known if name not in behaviors))
     tables, entry, others = [], {"rows": 0}, 0
     with (
@@ -66,8 +71,8 @@ def read_events(
                 continue
             ranked = _ranked(found, len(behaviors))
             others += len(found) - len(ranked)
-            tables.append(_distinct(_as_texts(ranked, behaviors)))
-    table = _distinct(pa.concat_tables(tables)) if tables else pa.table({})
+            tables.append(_distinct(_as_texts(ranked, behaviors), keep))
+    table = _distinct(pa.concat_tables(tables), keep) if tables else pa.table({})
     unused = dict(sorted({**rejects.reasons, **({OTHER: others} if others else {})}.items()))
     if not len(table):
         why = "; ".join(f"{rows} × {reason}" for reason, rows in unused.items()) or "it is empty"
@@ -113,7 +118,8 @@ def _as_texts(rows: pa.Table, behaviors: Sequence[str]) -> pa.Table:
     return pa.table({**columns, TIMESTAMP: rows[TIMESTAMP].cast(pa.int64())})
 
 
-def _distinct(table: pa.Table) -> pa.Table:
-    keys = [USER_ID, ITEM_ID, BEHAVIOR]
-    found = table.group_by(keys).aggregate([(TIMESTAMP, "max")])
-    return found.select([*keys, f"{TIMESTAMP}_max"]).rename_columns([*keys, TIMESTAMP])
+def _distinct(table: pa.Table, keep: str) -> pa.Table:
+    """Every event once, with the first or last time that is known."""
+    keys, pick = [USER_ID, ITEM_ID, BEHAVIOR], "max" if keep == "last" else "min"
+    found = table.group_by(keys).aggregate([(TIMESTAMP, pick)])
+    return found.select([*keys, f"{TIMESTAMP}_{pick}"]).rename_columns([*keys, TIMESTAMP])

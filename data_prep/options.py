@@ -18,6 +18,8 @@ Protocol = Literal["temporal", "leave-one-out", "given"]
 PROTOCOLS: Final = get_args(Protocol)
 CoreOn = Literal["target", "any"]
 Keep = Literal["first", "last"]
+KEEP: Final[Keep] = "first"
+"""What stays unless something else is asked for."""
 EngineName = Literal["auto", "duckdb", "spark"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -91,7 +93,7 @@ _DEFAULTS: Final = Settings(
     min_user=0,
     min_item=0,
     core_on="target",
-    keep="first",
+    keep=KEEP,
     start=None,
     end=None,
 )

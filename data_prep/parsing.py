@@ -46,7 +46,7 @@ def schema_of(layouts: Sequence[Layout]) -> pa.Schema:
         [
             (USER_ID, ids),
             (ITEM_ID, ids),
-            (BEHAVIOR, pa.int8()),
+            (BEHAVIOR, pa.int16()),
             (TIMESTAMP, pa.int64()),
             (REASON, _TEXT),
             (SPLIT, pa.int8()),
@@ -266,14 +266,14 @@ class _Plain:
     def _behavior(self, column: pa.ChunkedArray | None, rows: int) -> pa.Array | None:
         """The number of every row's behavior; None if one is not known."""
         if column is None:
-            return pa.array(np.full(rows, self._fixed, np.int8))
+            return pa.array(np.full(rows, self._fixed, np.int16))
         encoded = column.combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
             return None
         codes = [self._codes.get(raw) for raw in encoded.dictionary.to_pylist()]
         if None in codes:
             return None
-        return pa.array(np.array(codes, np.int8)[encoded.indices.to_numpy()])
+        return pa.array(np.array(codes, np.int16)[encoded.indices.to_numpy()])
 
 
 def _has_leading_zero(data: bytes) -> bool:

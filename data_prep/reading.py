@@ -101,12 +101,14 @@ class Sink:
 
 
 def compact(table: pa.Table) -> pa.Table:
-    """The columns of an event, numbers as 32 bits if they are small, texts as dictionaries."""
+    """The columns of an event: texts as dictionaries, small numbers in 32 bits (behaviors: 8)."""
     columns = {}
     for name in (USER_ID, ITEM_ID, BEHAVIOR, TIMESTAMP, SPLIT):
         column = table[name]
-        if pa.types.is_int64(column.type):
-            columns[name] = _narrow(column)
+        if name == BEHAVIOR:
+            columns[name] = _narrow(column, pa.int8())
+        elif pa.types.is_int64(column.type):
+            columns[name] = _narrow(column, pa.int32())
         elif pa.types.is_string(column.type):
             columns[name] = column.dictionary_encode()
         else:
@@ -114,10 +116,10 @@ def compact(table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _narrow(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    bounds = pc.min_max(column).as_py()
-    if bounds["min"] is None or -(2**31) < bounds["min"] <= bounds["max"] < 2**31:
-        return column.cast(pa.int32())
+def _narrow(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    bounds, limit = pc.min_max(column).as_py(), 1 << (kind.bit_width - 1)
+    if bounds["min"] is None or -limit < bounds["min"] <= bounds["max"] < limit:
+        return column.cast(kind)
     return column
 
 
@@ -128,6 +130,8 @@ def _plain(table: pa.Table) -> pa.Table:
         column = table[name]
         if pa.types.is_dictionary(column.type):
             columns[name] = column.cast(pa.string())
+        elif name == BEHAVIOR:
+            columns[name] = column.cast(pa.int16())
         else:
             columns[name] = column.cast(pa.int64()) if column.type == pa.int32() else column
     return pa.table(columns)

@@ -18,6 +18,7 @@ SOURCE = "source"
 
 _TYPES = {
     pa.int8(): "tinyint",
+    pa.int16(): "smallint",
     pa.int32(): "int",
     pa.int64(): "bigint",
     pa.string(): "string",

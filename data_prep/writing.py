@@ -19,7 +19,7 @@ NUMBERED = pa.schema(
     [
         (USER_IDX, pa.int32()),
         (ITEM_IDX, pa.int32()),
-        (BEHAVIOR, pa.int8()),
+        (BEHAVIOR, pa.int16()),
         (TIMESTAMP, pa.int64()),
         (SPLIT, pa.int8()),
     ]
@@ -114,17 +114,17 @@ def write_interactions(folder: Path, tables: Iterable[pa.Table], names: Mapping[
         tables: Rows of `NUMBERED`, in order of behavior, split, user and item.
         names: Behavior code → name, of those that the dataset has.
     """
-    places = np.zeros(max(names) + 1, dtype=np.int8)
+    places = np.zeros(max(names) + 1, dtype=np.int16)
     places[list(names)] = range(len(names))
     texts = {BEHAVIOR: list(names.values()), SPLIT: list(SPLITS)}
-    kind = pa.dictionary(pa.int8(), pa.string())
+    kind = pa.dictionary(pa.int16(), pa.string())
     schema = pa.schema([(f.name, kind if f.name in texts else f.type) for f in NUMBERED])
     with TableWriter(folder / INTERACTIONS, schema) as writer:
         for table in tables:
             columns = {name: table[name] for name in schema.names}
             codes = {
                 BEHAVIOR: places[table[BEHAVIOR].to_numpy()],
-                SPLIT: table[SPLIT].to_numpy(),
+                SPLIT: table[SPLIT].to_numpy().astype(np.int16),
             }
             for name, values in texts.items():
                 columns[name] = pa.DictionaryArray.from_arrays(codes[name], values)

@@ -206,8 +206,13 @@ class DatasetWriter:
 
         Raises:
             DataError: A pair of one behavior stands twice, or training is empty.
+            RuntimeError: There are not as many rows as `counts` says were kept.
         """
         table = NewTable.read(self.folder / INTERACTIONS, behaviors)
+        rows = len(table.user_idx)
+        found: Mapping[str, Any] = manifest.get("counts", {})
+        if found.get("kept", rows) != rows:
+            raise RuntimeError(f"{found['kept']} rows were kept, and {rows} are written")
         users = pq.read_table(self.folder / USERS, columns=[USER_ID])[USER_ID]
         items = pq.read_table(self.folder / ITEMS, columns=[ITEM_ID])[ITEM_ID]
         table.check(len(users), len(items))
@@ -217,10 +222,10 @@ class DatasetWriter:
         merged = merge(relations, len(items))
         self._save_graph({**relations, GLOBAL: merged}, len(users), len(items))
         counts = {
-            **manifest.get("counts", {}),
+            **found,
             "users": len(users),
             "items": len(items),
-            "interactions": len(table.user_idx),
+            "interactions": rows,
             "splits": table.count(),
             "global_train_pairs": len(merged),
         }

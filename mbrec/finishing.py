@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from mbrec.columns import BEHAVIOR, ITEM_IDX, SPLIT, SPLITS, TIMESTAMP, USER_IDX
 from mbrec.errors import ArtefactError, DataError
-from mbrec.graph import IntArray, Pairs, by_users
-from mbrec.interactions import TWO_SPLITS, codes_of
+from mbrec.graph import IntArray, Pairs
+from mbrec.interactions import check_apart, check_nodes, codes_of
 from mbrec.manifest import REMEDY, SCHEMA_VERSION
 
 _ROWS = 1 << 18  # that are read at a time
@@ -97,12 +97,7 @@ class NewTable:
         Raises:
             DataError: Naming the behavior and splits that break them.
         """
-        for what, idx, count in (
-            ("users", self.user_idx, num_users),
-            ("items", self.item_idx, num_items),
-        ):
-            if len(idx) and not 0 <= idx.min() <= idx.max() < count:
-                raise DataError(f"Some indices are not among the {count} {what}.")
+        check_nodes(Pairs(self.user_idx, self.item_idx), num_users, num_items)
         for code, behavior in enumerate(self.behaviors):
             parts = [self.pairs(code, place) for place in range(len(SPLITS))]
             for pairs, split in zip(parts, SPLITS, strict=True):
@@ -110,7 +105,7 @@ class NewTable:
                     raise DataError(
                         f"The {split} rows of {behavior!r} are not sorted, or hold a pair twice."
                     )
-            _check_apart(parts, behavior, num_items)
+            check_apart(parts, behavior, num_items)
 
     def content_hash(self, users: pa.ChunkedArray, items: pa.ChunkedArray) -> str:
         """A hash of what the dataset says, independent of how Parquet happens to store it.
@@ -161,19 +156,3 @@ def _ascending(pairs: Pairs) -> bool:
         if not greater.all():
             return False
     return True
-
-
-def _check_apart(parts: Sequence[Pairs], behavior: str, num_items: int) -> None:
-    """Refuse a pair of one behavior in two splits; `parts` are its pairs, ascending."""
-    both = dict.fromkeys(TWO_SPLITS, 0)
-    for group in by_users(parts):
-        keys = {split: pairs.keys(num_items) for split, pairs in zip(SPLITS, group, strict=True)}
-        for first, second in TWO_SPLITS:
-            common = np.intersect1d(keys[first], keys[second], assume_unique=True)
-            both[first, second] += len(common)
-    for (first, second), count in both.items():
-        if count:
-            raise DataError(
-                f"{count} pairs of {behavior!r} stand in {first} and {second}.",
-                "A pair of one behavior may stand in one split only.",
-            )

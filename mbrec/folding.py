@@ -10,7 +10,8 @@ Who is like a new user follows from her edges and those of the known users, so h
 (UserKNN) are exactly those that a known user would have.
 
 A part of a blend that says how lately something was done (1 / n for the n-th latest item) follows
-from the times of the new users' events in the same way.
+from the times of the new users' events in the same way; of several events of one pair and behavior
+the time is to be that which the dataset keeps (`mbrec prep --keep`).
 
 **Embeddings.** One propagation over her edges, of all behaviors merged, from the final item
 embeddings that score the list, with LightGCN's normalization (He et al. 2020, equation 3) and the

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mbrec.columns import BEHAVIOR, ITEM_IDX, SPLIT, SPLITS, TIMESTAMP, USER_IDX, Split
 from mbrec.errors import ArtefactError, DataError
-from mbrec.graph import IntArray, Pairs
+from mbrec.graph import IntArray, Pairs, by_users
 from mbrec.guard import read_columns
 
 INTERACTIONS_SCHEMA = pa.schema(
@@ -25,8 +25,7 @@ INTERACTIONS_SCHEMA = pa.schema(
     ]
 )
 
-
-TWO_SPLITS: tuple[tuple[Split, Split], ...] = (
+_TWO_SPLITS: tuple[tuple[Split, Split], ...] = (
     ("train", "valid"),
     ("train", "test"),
     ("valid", "test"),
@@ -88,41 +87,61 @@ class Interactions:
         Raises:
             DataError: Otherwise; a pair in two splits by the behavior and splits.
         """
-        self._check_nodes(num_users, num_items)
+        check_nodes(Pairs(self.user_idx, self.item_idx), num_users, num_items)
         part, user, item = (
             np.sign(np.diff(a.astype(np.int64))) for a in (self.part, self.user_idx, self.item_idx)
         )
         if np.any(4 * part + 2 * user + item <= 0):
             raise DataError("Its rows are not sorted, or hold a pair twice.")
-        self._check_apart(behaviors, num_items)
-
-    def _check_nodes(self, num_users: int, num_items: int) -> None:
-        for what, idx, count in (
-            ("users", self.user_idx, num_users),
-            ("items", self.item_idx, num_items),
-        ):
-            if len(idx) and not 0 <= idx.min() <= idx.max() < count:
-                raise DataError(f"Some indices are not among the {count} {what}.")
-
-    def _check_apart(self, behaviors: Sequence[str], num_items: int) -> None:
-        """Refuse a pair of one behavior in two splits; the rows are sorted."""
         for code, behavior in enumerate(behaviors):
-            keys = {split: self._keys(code, split, num_items) for split in SPLITS}
-            for first, second in TWO_SPLITS:
-                among, wanted = keys[first], keys[second]
-                if not len(among):
-                    continue
-                places = np.searchsorted(among, wanted).clip(max=len(among) - 1)
-                both = int((among[places] == wanted).sum())
-                if both:
-                    raise DataError(
-                        f"{both} pairs of {behavior!r} stand in {first} and {second}.",
-                        "A pair of one behavior may stand in one split only.",
-                    )
+            parts = [self.pairs(self.rows(code, split)) for split in SPLITS]
+            check_apart(parts, behavior, num_items)
 
-    def _keys(self, behavior: int, split: Split, num_items: int) -> npt.NDArray[np.int64]:
-        """One number per pair of a part, ascending."""
-        return self.pairs(self.rows(behavior, split)).keys(num_items)
+
+def check_nodes(pairs: Pairs, num_users: int, num_items: int) -> None:
+    """Refuse indices that stand for nobody or nothing.
+
+    Raises:
+        DataError: There are some.
+    """
+    for what, idx, count in (
+        ("users", pairs.user_idx, num_users),
+        ("items", pairs.item_idx, num_items),
+    ):
+        if len(idx) and not 0 <= idx.min() <= idx.max() < count:
+            raise DataError(f"Some indices are not among the {count} {what}.")
+
+
+def check_apart(parts: Sequence[Pairs], behavior: str, num_items: int) -> None:
+    """Refuse a pair of one behavior in two splits. Memory: some 2^20 pairs at a time.
+
+    Args:
+        parts: The behavior's pairs, split by split, each sorted by user, then item.
+        behavior: Its name.
+        num_items: I.
+
+    Raises:
+        DataError: There is one; the message has the splits.
+    """
+    both = dict.fromkeys(_TWO_SPLITS, 0)
+    for group in by_users(parts):
+        keys = {split: pairs.keys(num_items) for split, pairs in zip(SPLITS, group, strict=True)}
+        for first, second in _TWO_SPLITS:
+            both[first, second] += _common(keys[first], keys[second])
+    for (first, second), count in both.items():
+        if count:
+            raise DataError(
+                f"{count} pairs of {behavior!r} stand in {first} and {second}.",
+                "A pair of one behavior may stand in one split only.",
+            )
+
+
+def _common(among: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> int:
+    """How many of `wanted` are in `among`, both ascending, each number once."""
+    if not len(among):
+        return 0
+    places = np.searchsorted(among, wanted).clip(max=len(among) - 1)
+    return int((among[places] == wanted).sum())
 
 
 def _indices(column: pa.ChunkedArray) -> IntArray:

@@ -14,6 +14,12 @@ from mbrec.guard import LARGEST, read_object
 SCHEMA_VERSION = 1
 REMEDY = "Run `mbrec prep` again."
 MOST_BEHAVIORS = 1000  # parts of the interactions are numbered as int16
+RESERVED = {
+    GLOBAL: "the merged relation",
+    "macro": "the mean over behaviors",
+    "metric": "what is measured",
+}
+"""What stands beside behaviors in graphs, journals and tables of figures → what it means there."""
 _LONGEST = 200  # characters in the name of a behavior
 _FORMULA = "=+-@"  # what a spreadsheet takes for the beginning of a formula
 
@@ -80,8 +86,12 @@ def check_behaviors(behaviors: Sequence[str]) -> tuple[str, ...]:
             )
     if len(set(names)) != len(names):
         raise DataError(f"A behavior is named twice: {', '.join(names)}.", "Name each one once.")
-    if GLOBAL in names:
-        raise DataError(f"{GLOBAL!r} is the name of the merged relation.", "Rename that behavior.")
+    for name in names:
+        if name in RESERVED:
+            raise DataError(
+                f"No behavior can be called {name!r}: it means {RESERVED[name]}.",
+                "Rename it; with --source csv, --map CODE=NAME does that.",
+            )
     return names
 
 

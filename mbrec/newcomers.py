@@ -137,9 +137,9 @@ def export_new_users(
     Args:
         path: The run's folder.
         out: A .parquet, .csv or .jsonl file (.csv.gz and .jsonl.gz too).
-        events: What users have done: user_id, item_id and behavior as text, each once, and the last
-            timestamp, if there, as `mbrec.data_prep.events.read_events` gives it. Users whom the
-            run knows get no list.
+        events: What users have done: user_id, item_id and behavior as text, each once, and the
+            timestamp, if there, of first or last as the dataset keeps it
+            (`mbrec.data_prep.events.read_events` gives that). Users whom the run knows get no list.
         k: Length of the lists; shorter only where fewer items are left.
         behaviors: Which lists; by default all.
         exclude_seen: As for `mbrec.export.export_run`, by what stands in `events`.

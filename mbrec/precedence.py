@@ -1,7 +1,8 @@
 """Which behavior comes before which, read from the training part of a log: `order = "learned"`.
 
 The evidence that a precedes b is, where the log has times, the share of the pairs (user, item) with
-both whose first a is older than the first b (half for ties). Without times, or with fewer than
+both whose a is older than their b (half for ties), by the times that the dataset keeps: those of
+the first a and b, or of the last with `mbrec prep --keep last`. Without times, or with fewer than
 `LEAST` such pairs, it is n_a / (n_a + n_b): the steps of a shop become rarer toward the purchase.
 The order chosen is the permutation of the auxiliaries with the most evidence over all its pairs.
 

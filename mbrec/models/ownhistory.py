@@ -5,8 +5,10 @@ stronger than most trained models. For the lists of behavior k the other behavio
 after the other: k-1, k-2, … 1, then the later ones, k+1, … K; the first behavior has only later
 ones to ask. Items of the behavior asked first stand above all others, then come those of the
 second, and so on; an item that several have counts for the first of them. Within one behavior the
-item last touched is first where the log has times, else the one with the most training users in
-behavior k. Below all these stand the other items, by popularity in behavior k.
+latest item is first where the log has times, else the one with the most training users in behavior
+k. Latest is by the time that the dataset keeps of each user, item and behavior: that of the first
+touch, or of the last with `mbrec prep --keep last`. Below all these stand the other items, by
+popularity in behavior k.
 
 Scores: 1 … n for the user's n items, counted from the last, and a share of popularity below 1 for
 the others. What the user has done in behavior k alone gets nothing: that is no reason to do it
@@ -38,7 +40,8 @@ class OwnHistoryConfig(MethodConfig):
     """Without `order`: whether behaviors later in the cascade are asked, too, after the others."""
 
     recency: bool = True
-    """Within a behavior: last touched first, where the log has times; false: by popularity."""
+    """Within a behavior: the latest first, where the log has times (`mbrec prep --keep last`: by
+    the last touch, else by the first); false: by popularity."""
 
 
 class OwnHistory(Method):

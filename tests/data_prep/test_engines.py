@@ -72,6 +72,19 @@ def test_texts_as_ids_and_given_splits_are_the_same_too(
     assert_same(("auto", "duckdb"), "csv", {"a.csv": text}, mapping=mapping, keep=keep)
 
 
+@pytest.mark.parametrize("count", [44, 130])
+def test_no_row_of_the_last_of_many_behaviors_is_lost(assert_same: Prep, count: int) -> None:
+    head = "user_id,item_id,behavior,timestamp\n"
+    rows = [f"{n},{item},b{n},{item}\n" for n in range(count) for item in range(3)]
+    # The first file has small codes alone, so that codes of both widths come together.
+    files = {"a.csv": head + "".join(rows[:60]), "b.csv": head + "".join(rows[60:])}
+    behaviors = tuple(f"b{n}" for n in range(count))
+    made = assert_same(("auto", "duckdb"), "csv", files, behaviors=behaviors)
+    assert [row[:4] for row in made.rows] == sorted(
+        (n, item, f"b{n}", item) for n in range(count) for item in range(3)
+    )
+
+
 def test_a_log_that_outgrows_the_memory_goes_on_in_duckdb(
     prep: Prep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

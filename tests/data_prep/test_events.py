@@ -41,6 +41,19 @@ def test_a_log_is_read_as_that_of_the_dataset_was(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "second"), [({}, 5), ({"keep": "first"}, 5), ({"keep": "last"}, 9)]
+)
+def test_of_repeated_events_the_time_that_the_dataset_keeps_counts(
+    tmp_path: Path, options: dict[str, str], second: int
+) -> None:
+    log = tmp_path / "next.csv"
+    log.write_text("7,8,1,pv,7\n7,8,1,pv,5\n7,8,1,buy,6\n7,8,1,pv,9\n")
+    found = [("7", "8", "click", second), ("7", "8", "purchase", 6)]
+    manifest = {"source": "ub", "options": options}
+    assert rows(log, ("click", "purchase"), manifest) == (found, {})
+
+
 def test_behaviors_that_are_not_ranked_are_counted(tmp_path: Path) -> None:
     log = tmp_path / "next.csv"
     log.write_text("7,8,5,pv,1511540875\n7,8,5,buy,1511540876\n7,8,5,cart,1511540876\n")

@@ -51,6 +51,7 @@ def write(
     behaviors: tuple[str, ...] = BEHAVIORS,
     user_ids: pa.Array | None = None,
     row_group_size: int | None = None,
+    counts: dict[str, int] | None = None,
 ) -> Path:
     """Write a dataset of 3 users and 4 items."""
     user_ids = pa.array(["anna", "bob", "李"]) if user_ids is None else user_ids
@@ -65,7 +66,7 @@ def write(
             frame = pa.table({f"{column}_idx": idx, f"{column}_id": ids})
             pq.write_table(frame, writer.folder / name)
         pq.write_table(REJECTS_SCHEMA.empty_table(), writer.folder / REJECTS)
-        writer.finish(behaviors, {"source": "test", "counts": {"rows_read": 9}})
+        writer.finish(behaviors, {"source": "test", "counts": {"rows_read": 9, **(counts or {})}})
     return path
 
 
@@ -284,6 +285,13 @@ def test_an_unknown_behavior_or_split_is_never_written(tmp_path: Path, row: Row)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dataset_that_lost_a_row_on_the_way_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="8 rows were kept, and 7 are written"):
+        write(tmp_path / "data", counts={"kept": 8})
+    assert list(tmp_path.iterdir()) == []
+    assert write(tmp_path / "data", counts={"kept": 7}).is_dir()
+
+
 def test_an_unfinished_dataset_never_appears(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="finish"), write_dataset(tmp_path / "data"):
         pass
@@ -305,6 +313,8 @@ def test_an_existing_dataset_is_replaced_only_if_that_is_meant(tmp_path: Path) -
         (["click", " "], "empty"),
         (["click", "click"], "named twice"),
         (["click", GLOBAL], "merged relation"),
+        (["macro", "click"], "'macro': it means the mean over behaviors"),
+        (["click", "metric"], "'metric': it means what is measured.*--map"),
     ],
 )
 def test_impossible_cascades_are_refused(names: list[str], words: str) -> None:

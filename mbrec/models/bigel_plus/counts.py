@@ -15,8 +15,9 @@ it from who only looked at it.
 yet who bought without a click in the log clicks later, and a favorite is often bought.
 
 *Recency.* Where the log has times: 1 / n for the n-th latest of the items that the user has touched
-by another behavior and that may still be ranked. What lies in the cart since yesterday is bought
-rather than what lies there since last week.
+by another behavior and that may still be ranked, by the time that the dataset keeps of each pair:
+that of the first touch, or of the last with `mbrec prep --keep last`. What lies in the cart since
+yesterday is bought rather than what lies there since last week.
 
 *Popularity.* ln(1 + users of the item in a behavior). With weights of either sign a stack finds
 rates: purchases against clicks. And whether nobody has done the behavior to the item at all, as
@@ -133,7 +134,8 @@ def recency(context: Context, asked: str, behavior: str) -> Sparse:
     """1 / n for the user's n-th latest item of `asked`, without those that she has in `behavior`.
 
     Args:
-        context: The training part of a dataset, with times of `asked`; rows without one come last.
+        context: The training part of a dataset, with the times of `asked` that it keeps (`mbrec
+            prep --keep`); rows without one come last.
         asked: The behavior of which the items are.
         behavior: The behavior that is ranked.
     """

@@ -121,7 +121,7 @@ class BigelPlusConfig(BigelConfig):
 
     recency: bool = True
     """Blend in how lately the user has done the other behaviors to the item, where the log has
-    times."""
+    times: for the first time, or with `mbrec prep --keep last` for the last."""
 
     popularity: bool = True
     """Blend in the item's popularity in every behavior."""
