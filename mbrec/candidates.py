@@ -80,7 +80,8 @@ def find_candidates(
         most_users: Where there are more, they are taken evenly from among them.
         also: Scores (I,) that are the same for all users; their best items are taken, too.
 
-    Memory: 4 bytes per user, candidate and part.
+    Memory: 4 bytes per user, candidate and part, twice that while blocks of users are put together;
+    and the scores of one block, see `users_at_a_time`, of one part at a time, some three times.
     """
     users = np.unique(held_out.user_idx)
     if len(users) > most_users:
@@ -121,29 +122,35 @@ def _gather(
     depth: int,
     drawn: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Items (B, W), each once per user and -1 at the end, and their scores (B, W, P)."""
+    """Items (B, W), each once per user and -1 at the end, and their scores (B, W, P).
+
+    All scores are computed twice: to hold those of all parts would take P times the memory, and
+    fewer users at a time would change the last bits of products.
+    """
     num_items = scorers[0].num_items
     row, item = exclude.rows(users)
     wanted = torch.zeros(len(users), num_items, dtype=torch.bool)
     wanted.scatter_(1, drawn, True)
     for scores in also:
         wanted[:, scores.topk(min(depth, num_items)).indices] = True
-    blocks = []
+
+    def scored(scorer: Scorer) -> Tensor:
+        found = scorer.scores(users.to(scorer.device), 0, num_items).cpu()
+        return found.contiguous()  # an expanded row could not be written to
+
     for scorer in scorers:
-        block = scorer.scores(users.to(scorer.device), 0, num_items).cpu()
-        blocks.append(block)
+        block = scored(scorer)
         if isinstance(scorer, Sparse):
             wanted |= block != 0
             continue
-        open_ = block.clone()
-        open_[row, item] = -torch.inf
-        best = open_.topk(min(depth, num_items), dim=1).indices
+        block[row, item] = -torch.inf
+        best = block.topk(min(depth, num_items), dim=1).indices
         wanted.scatter_(1, best, True)
     wanted[row, item] = False
     items = _columns(wanted)
     place = items.clamp(min=0)
-    scores = torch.stack([block.gather(1, place) for block in blocks], dim=2)
-    return items, scores * (items >= 0).unsqueeze(2)
+    found = [scored(scorer).gather(1, place) for scorer in scorers]
+    return items, torch.stack(found, dim=2).masked_fill_(items[:, :, None] < 0, 0.0)
 
 
 def _columns(wanted: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from mbrec.list_tables import Ids, rows_of, schema_of
 from mbrec.locks import locked
 from mbrec.parallel.ranking import top_k_together
 from mbrec.parallel.team import ALONE, Team
-from mbrec.ranking import Exclusion, TopK
+from mbrec.ranking import Exclusion, TopK, tile_height
 from mbrec.results import Progress
 from mbrec.run import Run
 from mbrec.scoring import Scorer
@@ -36,7 +36,7 @@ from mbrec.user_lists import find_users, read_user_list
 ExcludeSeen = Literal["same", "any", "none"]
 
 _STEP_ROWS = 1 << 19  # rows written at a time
-_STEP_USERS = 256  # whole tiles, see `mbrec.ranking`
+_STEP_USERS = 256  # at least, rounded up to whole tiles
 _NAMED = 5  # unknown users that are named
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _ranked(
 ) -> Iterator[tuple[str, Tensor, TopK]]:
     """Behavior, some users and their lists, until all behaviors and users are through."""
     for behavior, scorer, exclude in lists:
-        for start, batch in _steps(user_idx, k):
+        for start, batch in _steps(user_idx, k, scorer.device):
             yield behavior, batch, top_k_together(team, scorer, batch, k, exclude)
             if progress is not None:
                 progress(behavior, start + len(batch), len(user_idx))
@@ -278,8 +278,10 @@ def seen_items(
     return lambda behavior: everything
 
 
-def _steps(user_idx: Tensor, k: int) -> Iterator[tuple[int, Tensor]]:
-    """Batches of users, with the number of users before them."""
-    step = max(_STEP_ROWS // (k * _STEP_USERS), 1) * _STEP_USERS
+def _steps(user_idx: Tensor, k: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """Batches of users, whole tiles of the device, with the number of users before them."""
+    height = tile_height(device)
+    least = -(-_STEP_USERS // height) * height
+    step = max(_STEP_ROWS // (k * least), 1) * least
     for start in range(0, len(user_idx), step):
         yield start, user_idx[start : start + step]

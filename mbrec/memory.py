@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mbrec.errors import TrainingError
 
@@ -47,6 +48,33 @@ def require_memory(needed: int, what: str, remedy: str, device: torch.device | s
             f"{free / _GIB:.1f} GiB are free ({free:,} bytes).",
             remedy,
         )
+
+
+def require_learning(weights: Iterable[Tensor], *, averaged: bool, validated: bool) -> None:
+    """Refuse to learn weights, which are there already, unless what that adds to them fits.
+
+    Beside the weights there are their gradients, the two moments of Adam, the moving average and,
+    while that is validated, the weights themselves once more. What a step holds in between comes
+    on top, and depends on the method.
+
+    Args:
+        weights: All of them, where they are learned.
+        averaged: Whether a moving average is kept.
+        validated: Whether anything is validated.
+
+    Raises:
+        TrainingError: It does not fit.
+    """
+    given = list(weights)
+    copies = 3 + averaged * (1 + validated)
+    average = ", their moving average" if averaged else ""
+    require_memory(
+        copies * sum(weight.nbytes for weight in given),
+        f"To learn {sum(weight.numel() for weight in given):,} weights (gradients, moments of Adam"
+        f"{average})",
+        "Lower model.size" + (", or set train.average = 0." if averaged else "."),
+        given[0].device,
+    )
 
 
 def keep_freed_memory() -> None:

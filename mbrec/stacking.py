@@ -14,11 +14,12 @@ for an item; who has done little gets more of what is popular.
 The weights θ = (w, v, a, c, d) are those of the largest penalized likelihood of the held-out rows
 in a softmax over each user's candidates C_u (a conditional logit; ListNet, Cao et al., ICML 2007):
 
-    L = -1/n Σ_u 1/√n_u Σ_{i held out} ln( e^ŷ(u,i) / Σ_{j ∈ C_u} e^ŷ(u,j) ) + c/n ‖θ - θ_0‖²
+    L = -1/n Σ_u 1/√n_u Σ_{i ∈ H_u} ln( e^ŷ(u,i) / Σ_{j ∈ C_u} e^ŷ(u,j) ) + c/m ‖θ - θ_0‖²
 
-with n_u rows of user u, n their weights' sum and θ_0 the prior weights of the parts. It is convex,
-and uses every held-out row, where a search for the best NDCG@K sees those alone that come near the
-first K places: on JD, that chose weights which were worth a tenth less to other users.
+with H_u the n_u held-out rows of user u that are among her candidates, n = Σ_u √n_u the sum of the
+rows' weights, m the number of users who have such a row and θ_0 the prior weights of the parts. It
+is convex, and uses every such row, where a search for the best NDCG@K sees those alone that come
+near the first K places: on JD, that chose weights which were worth a tenth less to other users.
 
 A likelihood has to answer for all of a user's rows, a list for its first places. Who buys out of
 her cart does so often, but most purchases come from elsewhere, so the items of the cart get less
@@ -189,7 +190,9 @@ def learn_stack(
     Whether the weights depend on the user, too, is chosen by the cross-fitted metric: it makes some
     lists better, and others worse. That choice makes `cross_fitted` itself a little too good.
 
-    Cost: 4 bytes per user, candidate and part, for up to 8,192 users.
+    Memory: the pool has about 8,192 users or 2²⁶ scores of 4 bytes (256 MiB), whatever is less;
+    parts that are `Sparse` add as many candidates as they store. It is there twice while it is
+    gathered (see `find_candidates`), and four fifths of it once more while it is cross-fitted.
     """
     width = _OTHERS + _DEPTH * (len(parts) + len(known.leading))
     pool = find_candidates(

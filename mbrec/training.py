@@ -24,6 +24,7 @@ from mbrec.evaluation import evaluate
 from mbrec.health import Finding, HealthWatch, sparse_behaviors
 from mbrec.journal import Journal
 from mbrec.locks import locked
+from mbrec.memory import require_learning
 from mbrec.model_card import write_card
 from mbrec.models.base import Method, TrainedMethod
 from mbrec.packing import pack
@@ -141,6 +142,9 @@ def _train(
     device = pick_device(settings.device)
     method = build_method(dataset, settings, device, team)
     weighting = _weighting(method, dataset, settings, team)
+    if isinstance(method, TrainedMethod):
+        averaged, validated = settings.train.average > 0, bool(_held_out(dataset))
+        require_learning(method.parameters(), averaged=averaged, validated=validated)
     info = first_info(settings, device, team) | ({"refit": plan.plain()} if plan else {})
     # Written at the end, read now: by then the dataset may be gone.
     _ = dataset.user_ids, dataset.item_ids

@@ -141,7 +141,8 @@ class GradNorm(TaskWeighting):
     step. The derivative by w_k is ± ‖∇_W L_k‖ in closed form, so gradients of gradients are not
     needed. Deviations: it is done at every `every`-th step only, as it costs one more backward
     pass per behavior; the goal is c_k times as large for a behavior with the factor c_k (a factor
-    on the loss itself would be balanced away); a weight does not fall below 0.001.
+    on the loss itself would be balanced away); a step leaves no weight below 0.001, but the scaling
+    that comes after may make one a little less.
 
     Args:
         factors: Behavior → c_k > 0.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mbrec.dataset import (
     INTERACTIONS,
@@ -60,6 +64,37 @@ def write_rows(
         pq.write_table(REJECTS_SCHEMA.empty_table(), writer.folder / REJECTS)
         writer.finish(behaviors, {"source": "test"})
     return PreparedDataset(path)
+
+
+class Held(TorchDispatchMode):
+    """Notes the most memory that results of operations held at the same time, in bytes.
+
+    What an operation takes for itself while it runs, it does not see, nor operations of other
+    threads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self._alive = {key: one for key, one in self._alive.items() if not one[0].expired()}
+        for part in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(part, Tensor):
+                storage = part.untyped_storage()
+                self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most = max(self.most, sum(size for _, size in self._alive.values()))
+        return result
+
+
+@pytest.fixture
+def held() -> Held:
+    """To be entered around what is measured."""
+    return Held()
 
 
 @pytest.fixture(scope="session")

@@ -254,6 +254,8 @@ def embedding_table(
 
     Raises:
         TrainingError: It does not fit into memory, with its gradient and the two moments of Adam.
+            Whether all weights of a method fit together is checked once they are there: see
+            `mbrec.memory.require_learning`.
     """
     columns = columns or Columns(size=size)
     needed = 4 * count * columns.count * torch.float32.itemsize

@@ -72,7 +72,7 @@ class Ease(Method):
     Raises:
         UsageError: `weights` names a behavior that is not there.
 
-    Cost: O(I³) time, about 8 I² bytes of memory; see `scorers`.
+    Cost: O(I³) time, 8 I² bytes and more of memory; see `memory_needed`.
     """
 
     def __init__(self, config: EaseConfig, context: Context) -> None:
@@ -88,45 +88,76 @@ class Ease(Method):
         """
         context = self._context
         self._require_memory()
-        result = {}
-        for group, history, blocks in self._solved():
-            known = scorable(history).to(context.device)
-            scorer: ItemToItem | ItemNeighbors
-            if self.config.neighbors:
-                scorer = ItemNeighbors(known, largest(blocks, self.config.neighbors))
-            else:
-                scorer = ItemToItem(known, torch.cat(list(blocks)))
-            for name in group:
-                result[name] = Sum((scorer, popularity_tail(context, name)), (1.0, 1.0))
-        return result
+        merged = self.config.history == "merged"
+        together = [context.behaviors] if merged else [(name,) for name in context.behaviors]
+        # What a group needs while it is solved for ends with the call, before the next begins.
+        solved = [self._solved(group) for group in together]
+        return {
+            name: Sum((scorer, popularity_tail(context, name)), (1.0, 1.0))
+            for group in solved
+            for name, scorer in group.items()
+        }
 
-    def _solved(self) -> Iterator[tuple[tuple[str, ...], Any, Iterable[Tensor]]]:
-        """Some behaviors, the histories that score them, and B, by blocks of rows."""
+    def _solved(self, group: tuple[str, ...]) -> dict[str, ItemToItem | ItemNeighbors]:
+        """What scores some behaviors, all by the histories of these together."""
         config, context = self.config, self._context
         merged = config.history == "merged"
-        together = [context.behaviors] if merged else [(name,) for name in context.behaviors]
-        for group in together:
-            history = weighted_history(context, group, config.weights)
-            inverse = inverse_gram(history, config.l2, context.device)
-            if merged and config.target == "behavior":
-                for name in group:
-                    done = weighted_history(context, (name,), {})
-                    yield (name,), history, toward(inverse, history, done)
-            else:
-                yield group, history, split(without_itself(inverse, config.itself * merged))
+        history = weighted_history(context, group, config.weights)
+        known = scorable(history).to(context.device)
+        inverse = inverse_gram(history, config.l2, context.device)
+        if not (merged and config.target == "behavior"):
+            blocks = split(without_itself(inverse, config.itself * merged))
+            return dict.fromkeys(group, self._scorer(known, blocks))
+        found = {}
+        for name in group:
+            done = weighted_history(context, (name,), {})
+            found[name] = self._scorer(known, toward(inverse, history, done))
+        return found
+
+    def _scorer(self, known: Sparse, blocks: Iterable[Tensor]) -> ItemToItem | ItemNeighbors:
+        """Histories and B, of which come blocks of rows."""
+        if self.config.neighbors:
+            return ItemNeighbors(known, largest(blocks, self.config.neighbors))
+        return ItemToItem(known, filled(blocks, known.num_items, known.device))
 
     def _require_memory(self) -> None:
-        """Two I × I at a time while solving; each that is kept once more while it is stored."""
-        items, device = self._context.num_items, self._context.device
-        alike = self.config.history == self.config.target == "merged"
+        """Refuse what does not fit: see `memory_needed`."""
+        config, device = self.config, self._context.device
+        alike = config.history == config.target == "merged"
         matrices = 1 if alike else len(self._context.behaviors)
-        dense = 4 * items**2
-        needed = 2 * dense if self.config.neighbors else max(matrices, 1) * dense + dense
-        what = f"EASE on {items:,} items"
+        shape = self._context.num_users, self._context.num_items
+        needed = memory_needed(*shape, matrices, config.neighbors)
+        what = f"EASE on {shape[1]:,} items"
         remedy = "Take --model itemknn, or prepare the data with fewer items (a higher --min-item)."
         require_memory(needed, what, remedy, device)
-        if device.type != "cpu" and not self.config.neighbors:
-            require_memory(matrices * dense, what, remedy)  # storing goes by the CPU
+        if device.type != "cpu":  # Xᵀ X is made on the CPU, and what is stored goes by it
+            kept = matrices * stored_bytes(shape[1], config.neighbors)
+            require_memory(max(kept, 4 * shape[1] ** 2), what, remedy)
+
+
+def stored_bytes(num_items: int, neighbors: int) -> int:
+    """Bytes of one B: dense, or 12 for every entry that is kept."""
+    return 12 * num_items * min(neighbors, num_items) if neighbors else 4 * num_items**2
+
+
+def memory_needed(num_users: int, num_items: int, matrices: int, neighbors: int) -> int:
+    """Bytes that EASE takes at most, beside the histories.
+
+    Args:
+        num_users: U.
+        num_items: I.
+        matrices: How many B it solves for.
+        neighbors: Entries kept per item; 0: all.
+
+    All B but the last are there already while two I × I are held: the factor and P, or P and the
+    dense B that is made of it. Sparse entries are held three times while they are put together.
+    Added to that are blocks of rows, sparse and dense, and the scores of all users in one.
+    """
+    kept = stored_bytes(num_items, neighbors)
+    rows = min(_ROWS, max(num_items, 1))
+    blocks = 16 * rows * num_items + 4 * max(min(_CELLS, num_users * rows), num_users)
+    dense, making = 4 * num_items**2, 3 * kept if neighbors else kept
+    return (matrices - 1) * kept + dense + max(dense, making) + blocks
 
 
 def inverse_gram(history: Any, l2: float, device: torch.device | str = "cpu") -> Tensor:
@@ -189,6 +220,15 @@ def toward(inverse: Tensor, history: Any, done: Any) -> Iterator[Tensor]:
 def split(matrix: Tensor) -> tuple[Tensor, ...]:
     """Its rows, by blocks."""
     return torch.split(matrix, _ROWS)
+
+
+def filled(blocks: Iterable[Tensor], num_items: int, device: torch.device) -> Tensor:
+    """The matrix (I, I) of blocks of its rows; at no moment is it there twice."""
+    matrix, start = torch.empty(num_items, num_items, device=device), 0
+    for rows in blocks:
+        matrix[start : start + len(rows)] = rows
+        start += len(rows)
+    return matrix
 
 
 def largest(blocks: Iterable[Tensor], count: int) -> Sparse:

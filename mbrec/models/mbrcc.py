@@ -18,9 +18,10 @@ its own on the same fused embeddings, so that it, too, has embeddings of its own
 Where we deviate: counts n_k enter as shares, or the softmax saturates for active users. The code of
 the authors takes the columns of the embeddings themselves for clusters; here a linear layer
 assigns, as in the contrastive clustering (Li et al., AAAI 2021) that this loss is from. Embeddings
-are compared by cosine, with negatives of the other view. P and Q are kept as 1/d times their
-difference from the identity and from the mean over behaviors: at one learning rate of Adam, a plain
-d × d matrix would run far ahead of the embeddings (the authors train with a rate of 1e-5).
+are compared by cosine, with negatives of the other view. P and Q are kept as d times their
+difference from the identity and from the mean over behaviors, so that a step of Adam moves them by
+1/d of the learning rate: at one rate, a plain d × d matrix would run far ahead of the embeddings
+(the authors train with a rate of 1e-5).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from mbrec.dataset import PreparedDataset
 from mbrec.errors import ArtefactError, DataError, TrainingError, UsageError
 from mbrec.export import ExcludeSeen, export_run
 from mbrec.guard import seal
+from mbrec.ranking import tile_height
 from mbrec.run import Run
 from mbrec.scoring import Factors
 from mbrec.tables import table_writer
@@ -169,6 +170,16 @@ def test_writing_in_many_pieces_gives_the_same_rows(
     export_run(run.path, tmp_path / "many.parquet", progress=lambda *step: seen.append(step))
     assert seen == [("buy", 256, 700), ("buy", 512, 700), ("buy", 700, 700)]
     assert pq.read_table(tmp_path / "one.parquet").equals(pq.read_table(tmp_path / "many.parquet"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("k", [1, 20, 50, 3000])
+def test_pieces_are_whole_tiles_so_that_scores_do_not_depend_on_them(device: str, k: int) -> None:
+    users, place = torch.arange(1_100_000), torch.device(device)
+    starts, pieces = zip(*export._steps(users, k, place), strict=True)
+    assert torch.equal(torch.cat(pieces), users)
+    assert len(starts) > 1
+    assert not any(start % tile_height(place) for start in starts)
 
 
 def test_an_existing_file_is_kept_unless_forced(tiny_run: Run, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mbrec import memory
 from mbrec.errors import TrainingError
-from mbrec.memory import free_memory, require_memory
+from mbrec.memory import free_memory, require_learning, require_memory
 
 
 def write(root: Path, **files: str) -> None:
@@ -62,6 +63,23 @@ def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch: pytest.Monk
         require_memory(9 << 29, "It", "Take less.")
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
     require_memory(1 << 60, "It", "Take less.")
+
+
+@pytest.mark.parametrize(
+    ("averaged", "validated", "copies"),
+    [(False, True, 3), (False, False, 3), (True, False, 4), (True, True, 5)],
+)
+def test_what_learning_adds_to_the_weights_has_to_fit(
+    averaged: bool, validated: bool, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = [torch.zeros(100, 5), torch.zeros(300)]
+    how = {"averaged": averaged, "validated": validated}
+    monkeypatch.setattr(memory, "free_memory", lambda device: copies * 3200)
+    require_learning(weights, **how)
+    monkeypatch.setattr(memory, "free_memory", lambda device: copies * 3200 - 1)
+    remedy = r"Lower model\.size" + (r", or set train\.average = 0" if averaged else r"\.")
+    with pytest.raises(TrainingError, match=rf"800 weights .*{copies * 3200:,} bytes.*{remedy}"):
+        require_learning(weights, **how)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do as they like")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mbrec import scoring
 from mbrec.errors import DataError
 from mbrec.packing import pack, unpack
 from mbrec.scoring import (
@@ -110,6 +112,40 @@ def test_a_scorer_comes_back_from_a_file_as_it_was(kind: str, tmp_path: Path) ->
     for behavior in ("click", "purchase"):
         scorer = unpack(descriptions[behavior], loaded.__getitem__)
         torch.testing.assert_close(scorer.scores(torch.arange(USERS), 0, ITEMS), expected)
+
+
+@pytest.mark.parametrize("kind", ["item neighbors", "user neighbors"])
+@pytest.mark.parametrize("products", [1, 2, 5, 1 << 20])
+def test_how_many_products_are_held_at_a_time_changes_no_bit(
+    kind: str, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against sums in the order of the user's entries: in another one, float32 would differ."""
+    monkeypatch.setattr(scoring, "_PRODUCTS", products)
+    users = torch.tensor([4, 3, 0, 0])  # user 3 has nothing
+    expected = torch.zeros(len(users), ITEMS)
+    for place, user in enumerate(users):
+        for inner in HISTORY[user].nonzero().flatten():
+            expected[place] += HISTORY[user, inner] * SIMILARITY[inner]
+    scorer = KINDS[kind][0]()
+    assert torch.equal(scorer.scores(users, 1, 6), expected[:, 1:6])
+    assert not scorer.scores(users[1:2], 0, ITEMS).any()
+    assert scorer.scores(users[:0], 0, ITEMS).shape == (0, ITEMS)
+
+
+@pytest.mark.parametrize("kind", [ItemNeighbors, UserNeighbors])
+def test_products_of_long_histories_are_not_all_held_at_once(
+    kind: type[ItemNeighbors], held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_PRODUCTS", 1000)
+    every = torch.arange(ITEMS).repeat(600)
+    entries = torch.ones(600, ITEMS)
+    histories = Sparse.of(torch.arange(601) * ITEMS, every, entries.flatten(), ITEMS)
+    scorer = kind(histories, sparse(torch.ones(ITEMS, ITEMS)))
+    with held:
+        found = scorer.scores(torch.arange(600), 0, ITEMS)
+    assert torch.equal(found, torch.full((600, ITEMS), float(ITEMS)))
+    entries_and_block = 600 * ITEMS * (60 + 4)
+    assert held.most < entries_and_block + 1000 * 60  # 29,400 products
 
 
 def test_a_matrix_that_behaviors_share_is_stored_once() -> None:

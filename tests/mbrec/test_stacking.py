@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,3 +280,30 @@ def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> N
         held = [i for i, h in zip(mine, found.held_out[place].tolist(), strict=False) if h]
         assert held == sorted(wanted & set(mine))
     assert not found.held_out[found.items < 0].any()
+
+
+def test_candidates_of_many_parts_do_not_hold_the_scores_of_all(held: Any) -> None:
+    rows = held_out(dense(factors(5)), 1)
+    few = find_candidates([factors(1)] * 2, rows, NOTHING, depth=1, others=1, most_users=USERS)
+    with held:
+        many = find_candidates(
+            [factors(1)] * 40, rows, NOTHING, depth=1, others=1, most_users=USERS
+        )
+    assert torch.equal(many.items, few.items)
+    assert torch.equal(many.scores[:, :, :2], few.scores)
+    block = USERS * ITEMS * 4
+    assert held.most < 10 * block + 3 * many.scores.nbytes
+    assert 40 * block > 2 * (10 * block + 3 * many.scores.nbytes)
+
+
+def test_what_is_not_ranked_leaves_no_trace_in_the_scores_of_others() -> None:
+    """Users with fewer candidates than others, and item 0, which stands for none, left out."""
+    hidden = Exclusion(torch.arange(USERS + 1), torch.zeros(USERS, dtype=torch.int32))
+    rows = held_out(dense(factors(5)), 1)
+    found = find_candidates(
+        [factors(1), sparse(USERS, 2)], rows, hidden, depth=3, others=2, most_users=USERS
+    )
+    missing = found.items < 0
+    assert missing.any()
+    assert not found.scores[missing].any()
+    assert found.scores.isfinite().all()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mbrec import training
+from mbrec import memory, training
 from mbrec.config import Settings, from_dict
 from mbrec.dataset import GRAPH, PreparedDataset
 from mbrec.errors import (
@@ -343,3 +343,17 @@ def test_layers_must_fit_the_behaviors(tiny_dataset: PreparedDataset, tmp_path: 
     with pytest.raises(UsageError, match="2 numbers for 3 behaviors"):
         train_run(tiny_dataset.path, tmp_path / "run", wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_tables_that_fit_one_by_one_but_not_together_are_refused_before_a_run_begins(
+    tiny_dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, once = {"size": 8192}, {"epochs": 1}
+    values = {"method": "mf-bpr", "device": "cpu", "model": size, "train": once}
+    tables = [n * 8192 * 4 for n in (tiny_dataset.num_users, tiny_dataset.num_items)]
+    free = 4 * max(tables)
+    assert free < 3 * sum(tables)
+    monkeypatch.setattr(memory, "free_memory", lambda device="cpu": free)
+    with pytest.raises(TrainingError, match=r"To learn .* weights .*Lower model\.size"):
+        train_run(tiny_dataset.path, tmp_path / "run", from_dict(values))
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -1,8 +1,9 @@
 """What counts alone tell of a user and an item: parts of a stack that need no training.
 
 *Walk.* Two steps of a random walk on the merged graph, from an item to its users to their items:
-P_ij = w_ij / (n_i^(1-β) n_j^β) with w_ij = Σ_u 1/n_u over the users who have both (Paudel et al.,
-"RP3β", TiiS 2017), i ≠ j. The discount β takes from popular items what they get by chance.
+P_ij = w_ij / (n_i^(1-β) n_j^β) with w_ij = Σ_u x_ui x_uj / n_u (Paudel et al., "RP3β", TiiS 2017),
+i ≠ j. x_ui is the number of behaviors that u has done to i, n_u = Σ_i x_ui and n_i = Σ_u x_ui. The
+discount β takes from popular items what they get by chance.
 
 *Linear.* EASE on the merged histories (Steck, WWW 2019; `mbrec.models.ease`), among the items of
 most users. Unlike walks, it knows what one item of the history says already of another.

@@ -226,3 +226,36 @@ def test_a_catalog_that_does_not_fit_is_refused_before_anything_is_made(
         TrainingError, match=rf"(7 items|6 users) takes about .* bytes\).*100 bytes.*{remedy}"
     ):
         method.scorers()
+
+
+@pytest.mark.parametrize(
+    ("settings", "matrices"),
+    [
+        ({}, 2),
+        ({"target": "behavior"}, 4),
+        ({"history": "behavior"}, 4),
+        ({"target": "behavior", "neighbors": 5}, 2),
+        ({"history": "behavior", "neighbors": 5}, 2),
+        ({"history": "behavior", "neighbors": 999}, 2 + 15),  # 3 floats each, 2 kept, 3 times one
+    ],
+)
+def test_ease_takes_no_more_memory_than_it_asks_for(
+    settings: dict[str, Any], matrices: int, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ease, "_ROWS", 8)
+    users, items = 40, 300
+    random = np.random.default_rng(0)
+    train = {}
+    for name in BEHAVIORS:
+        user, item = np.nonzero(random.random((users, items)) < 0.01)
+        train[name] = Pairs(user.astype(np.int32), item.astype(np.int32))
+    asked: list[int] = []
+    monkeypatch.setattr(ease, "require_memory", lambda needed, *rest: asked.append(needed))
+    context = Context(BEHAVIORS, users, items, train, None, torch.Generator(), torch.device("cpu"))
+    with held:
+        Ease(EaseConfig(**settings), context).scorers()
+    dense = 4 * items**2
+    histories = 0.05 * dense
+    assert held.most - histories <= asked[0] < (matrices + 0.5) * dense
+    if settings.get("neighbors") != 999:
+        assert held.most > (matrices - 0.5) * dense
