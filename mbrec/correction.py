@@ -68,13 +68,13 @@ class Correction:
             items: b. (J, I).
             users: z. (R, U).
         """
-        found = Network(
-            tuple(part.to("cpu") for part in parts),
-            item_features=items.T.contiguous(),
-            user_features=users.T.contiguous(),
-            **{field.name: getattr(self, field.name) for field in fields(self)},
+        device = parts[0].device
+        return Network(
+            tuple(parts),
+            item_features=items.T.contiguous().to(device),
+            user_features=users.T.contiguous().to(device),
+            **{field.name: getattr(self, field.name).to(device) for field in fields(self)},
         )
-        return found.to(parts[0].device)
 
     def scores(self, pool: Candidates, items: Tensor, users: Tensor) -> Tensor:
         """What is added to the scores of all candidates. (N, W)."""
