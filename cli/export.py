@@ -192,11 +192,13 @@ def _write_new_lists(
 ) -> None:
     from mbrec.data_prep.events import read_events
     from mbrec.export import open_lists
+    from mbrec.files import refuse_loss
     from mbrec.newcomers import export_new_users
     from mbrec.run import Run
 
     del options["users"]
     open_lists(out, force=options["force"], spreadsheet=options["spreadsheet"])
+    refuse_loss(out, [log])
     trained = Run(run)
     dataset = trained.dataset(options["data"], splits=("train",))
     events = read_events(log, trained.behaviors, dataset.manifest)

@@ -42,7 +42,7 @@ VERBS = {
     "doctor": "Say which versions and devices are here, and what to do about what is not.",
 }
 LOGGER = logging.getLogger("mbrec")
-_NO_MEMORY = "Out of memory. See the memory and batch options of this command."
+_NO_MEMORY = "Out of memory. Where the command has batch or memory options, lower them."
 TERMINATING = ("SIGTERM", "SIGHUP")
 
 

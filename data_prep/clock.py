@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
@@ -54,6 +55,14 @@ class Clock:
                 f"The time format {self.form!r} is none.",
                 "Use s, ms, iso, or a strptime format such as '%d.%m.%Y %H:%M'.",
             )
+        if "%" in self.form:
+            try:
+                duckdb.execute("SELECT try_strptime('', ?)", [self.form])
+            except duckdb.Error as error:
+                raise UsageError(
+                    f"The time format {self.form!r} is none: {_reason(error)}",
+                    "Use a strptime format such as '%d.%m.%Y %H:%M'.",
+                ) from error
 
     def seconds(self, text: ir.StringColumn) -> ir.IntegerColumn:
         """Unix seconds (int64, UTC) of `text`; null where it cannot be read."""
@@ -182,3 +191,8 @@ def _instant(text: str, zone: str, option: str, *, whole: bool = False) -> int:
         moment = moment.replace(tzinfo=parse_zone(zone))
     seconds = int(moment.timestamp())
     return seconds + 1 if whole and not day else seconds
+
+
+def _reason(error: duckdb.Error) -> str:
+    """What DuckDB says is wrong with a format."""
+    return str(error).splitlines()[0].rpartition(": ")[2]

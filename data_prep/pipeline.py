@@ -20,9 +20,9 @@ from mbrec.data_prep.layout import Log
 from mbrec.data_prep.options import PrepOptions, Settings, settle
 from mbrec.data_prep.rejects import Rejects
 from mbrec.data_prep.stages import Stages
-from mbrec.dataset import MANIFEST, REJECTS, PreparedDataset, write_dataset
+from mbrec.dataset import FILES, MANIFEST, REJECTS, PreparedDataset, write_dataset
 from mbrec.errors import DataError, UsageError
-from mbrec.files import refuse_existing
+from mbrec.files import refuse_existing, refuse_loss
 from mbrec.versions import versions
 
 
@@ -58,8 +58,9 @@ def prepare(options: PrepOptions, listener: Listener | None = None) -> PreparedD
         DataError: The log cannot be read, has too many malformed rows, or a filter left nothing.
     """
     settings = settle(options)
-    refuse_existing(options.out, force=options.force, marker=MANIFEST)
+    refuse_existing(options.out, force=options.force, marker=MANIFEST, known=FILES)
     paths = find_inputs(options.inputs)
+    refuse_loss(options.out, paths)
     log = sources.describe(options.source, paths, options.mapping, settings.behaviors)
     job = _Job.plan(options, settings, log, listener or Listener())
     with write_dataset(options.out, force=options.force) as writer:

@@ -38,6 +38,8 @@ INTERACTIONS = "interactions.parquet"
 GRAPH = "graph.bin"
 REJECTS = "rejects.parquet"
 
+FILES = (MANIFEST, USERS, ITEMS, INTERACTIONS, GRAPH, REJECTS)
+
 REJECTS_SCHEMA = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
 )
@@ -263,7 +265,7 @@ def write_dataset(path: Path, *, force: bool = False) -> Iterator[DatasetWriter]
     Raises:
         UsageError: `path` exists and `force` is not given.
     """
-    with atomic_folder(path, force=force, marker=MANIFEST) as folder:
+    with atomic_folder(path, force=force, marker=MANIFEST, known=FILES) as folder:
         writer = DatasetWriter(folder)
         yield writer
         if not writer.finished:

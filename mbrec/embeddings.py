@@ -102,7 +102,7 @@ def export_embeddings(
             files[name] = {"size": users.shape[1]}
             for side, table in (("users", users), ("items", items)):
                 files[name][side] = f"{stem}.{side}.npy"
-                np.save(folder / files[name][side], table)
+                _save(folder / files[name][side], table)
             if write_index is not None:
                 files[name]["faiss"] = f"{stem}.items.faiss"
                 write_index(items, folder / files[name]["faiss"])
@@ -111,6 +111,15 @@ def export_embeddings(
         write_json(folder / ABOUT, _about(run, files, folder))
     sizes = {name: int(entry["size"]) for name, entry in files.items()}
     return Embeddings(out, run.model, sizes, len(run.user_ids), len(run.item_ids), faiss)
+
+
+def _save(path: Path, table: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """`np.save`, which has an error of its own for a full disk, without the system's number."""
+    table = np.ascontiguousarray(table)
+    with path.open("wb") as stream:
+        header = np.lib.format.header_data_from_array_1_0(table)
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(table.data)
 
 
 def as_factors(scorer: Scorer) -> Factors | None:

@@ -193,11 +193,7 @@ def evaluate_run(
             )
         dataset, place = run.dataset(data, splits=("train", split)), pick_device(device)
         if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
-            other = "valid" if split == "test" else "test"
-            raise DataError(
-                f"{dataset.path} has no {split} rows.",
-                f"Evaluate with --split {other}, or prepare the data with another split.",
-            )
+            raise no_rows(dataset, split)
         scorers = {behavior: run.scorer(behavior).to(place) for behavior in run.behaviors}
         evaluation = evaluate(
             scorers,
@@ -268,6 +264,16 @@ def _ranked(
         if progress is not None:
             progress(behavior, start + len(batch), len(users))
     return np.concatenate(lists)
+
+
+def no_rows(dataset: PreparedDataset, split: HeldOut) -> DataError:
+    """What is said where a run cannot be measured on a split."""
+    other = "valid" if split == "test" else "test"
+    known = any(dataset.manifest["counts"]["splits"].get(other, {}).values())
+    instead = f"Take --split {other}, or prepare" if known else "Prepare"
+    return DataError(
+        f"{dataset.path} has no {split} rows.", f"{instead} the data with other splits."
+    )
 
 
 def check_ks(ks: Sequence[int]) -> tuple[int, ...]:

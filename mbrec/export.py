@@ -19,7 +19,7 @@ from torch import Tensor
 from mbrec.columns import SPLITS
 from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
-from mbrec.files import atomic_path
+from mbrec.files import atomic_path, refuse_loss
 from mbrec.graph import merge
 from mbrec.list_tables import Ids, rows_of, schema_of
 from mbrec.locks import locked
@@ -120,6 +120,7 @@ def export_run(
     out = Path(out)
     open_lists(out, force=force, spreadsheet=spreadsheet)
     run, place = Run(path), pick_device(device)
+    refuse_loss(out, [*run.files(), *([users] if isinstance(users, (str, Path)) else [])])
     names = known_behaviors(behaviors, run)
     user_idx, unknown = _select(users, run)
     exclusions = seen_items(run, names, exclude_seen, data)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, force: bool = False, marker: str | None = None) -> Iterator[Path]:
+def atomic_folder(
+    path: Path,
+    *,
+    force: bool = False,
+    marker: str | None = None,
+    known: Collection[str] | None = None,
+) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`.
 
     Other processes that would make the same folder are kept out meanwhile.
@@ -64,6 +70,7 @@ def atomic_folder(path: Path, *, force: bool = False, marker: str | None = None)
         path: The folder to make; a link to a folder is followed.
         force: Replace an existing folder (only after the new one is complete).
         marker: See `refuse_existing`.
+        known: See there.
 
     Raises:
         UsageError: `path` exists and `force` is not given, or `path` is a file.
@@ -71,16 +78,18 @@ def atomic_folder(path: Path, *, force: bool = False, marker: str | None = None)
         StorageError: The disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    refuse_existing(path, force=force, marker=marker)
+    refuse_existing(path, force=force, marker=marker, known=known)
     place = path.resolve()
     with storage_errors(path), work_folder(place) as work:
         _settle(place, work)
-        refuse_existing(path, force=force, marker=marker)  # it may be back
+        refuse_existing(path, force=force, marker=marker, known=known)  # it may be back
         try:
             (work / _NEW).mkdir()
             yield work / _NEW
             _sync_tree(work / _NEW)
-            refuse_existing(path, force=force, marker=marker)  # it may have been made meanwhile
+            refuse_existing(
+                path, force=force, marker=marker, known=known
+            )  # it may have been made meanwhile
             _exchange(place, work)
         finally:
             _settle(place, work)
@@ -126,8 +135,31 @@ def sweep(folder: Path) -> None:
                 os.close(handle)
 
 
+def refuse_loss(out: Path, needed: Iterable[Path | str]) -> None:
+    """Raise a `UsageError` if replacing `out` would delete what it is made from.
+
+    Args:
+        out: A file or folder that is to be written.
+        needed: What is read meanwhile, or must still be there afterwards.
+    """
+    place = Path(out).resolve()
+    for path in map(Path, needed):
+        whole = path.resolve()
+        if place == whole:
+            raise UsageError(f"{out} is read by this command, too.", "Choose another output.")
+        if place in whole.parents and whole.exists():
+            raise UsageError(
+                f"{path} lies in {out}, and would be lost with it.", "Choose another output."
+            )
+
+
 def refuse_existing(
-    path: Path, *, force: bool, marker: str | None = None, ours: Collection[str] = ()
+    path: Path,
+    *,
+    force: bool,
+    marker: str | None = None,
+    ours: Collection[str] = (),
+    known: Collection[str] | None = None,
 ) -> None:
     """Raise a `UsageError` if writing to `path` would overwrite something unasked.
 
@@ -137,6 +169,7 @@ def refuse_existing(
         marker: The file by which a folder of ours is known. Without it even `force` does not
             replace a folder: a mistyped path must not cost someone a home folder.
         ours: Names that do not count; nor do temporary files, which nobody would miss.
+        known: All names that such a folder has; with others in it, it is not replaced. None: any.
     """
     path = Path(path)
     if path.is_file():
@@ -150,6 +183,14 @@ def refuse_existing(
         raise UsageError(
             f"{path} holds other things (it has no {marker}); --force does not replace it.",
             "Choose another path, or empty that folder yourself.",
+        )
+    others = sorted(n for n in names if known is not None and n not in known)
+    others = [name for name in others if not name.startswith(TEMPORARY)]
+    if others:
+        raise UsageError(
+            f"{path} holds other things ({', '.join(others[:3])}{', …' * (len(others) > 3)}); "
+            "--force does not replace it.",
+            "Move them, or choose another path.",
         )
 
 

@@ -26,6 +26,7 @@ from mbrec.export import (
     open_lists,
     write_lists,
 )
+from mbrec.files import refuse_loss
 from mbrec.folding import FoldIn
 from mbrec.graph import Pairs, merge
 from mbrec.list_tables import Ids
@@ -159,6 +160,7 @@ def export_new_users(
     out = Path(out)
     open_lists(out, force=force, spreadsheet=spreadsheet)
     run, place = Run(path), pick_device(device)
+    refuse_loss(out, run.files())
     names = known_behaviors(behaviors, run)
     found = find_newcomers(run, events)
     count, num_items = len(found.user_ids), len(run.item_ids)

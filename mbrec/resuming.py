@@ -36,9 +36,6 @@ def check_resumable(out: Path, dataset: PreparedDataset, settings: Settings) -> 
     if info.get("status") != "training" and not (out / CHECKPOINTS / LAST).is_file():
         raise ArtefactError(f"{out} has no training to go on with.", "Start anew with --force.")
     old = own_settings(out)
-    # What is cut off would have its default, which may be what it was: nothing else would tell.
-    if not (out / CONFIG).read_text(encoding="utf-8").rstrip().endswith(LAST_LINE):
-        raise ArtefactError(f"{out / CONFIG} is damaged: its end is missing.", _REMEDY)
     changed = [key for key in configuration.differences(old, settings) if key not in CHANGEABLE]
     if changed:
         raise UsageError(
@@ -64,12 +61,16 @@ def own_settings(out: Path) -> Settings:
     """
     path = inside(out, CONFIG)
     try:
-        return configuration.from_dict(configuration.read_toml(path))
+        found = configuration.from_dict(configuration.read_toml(path))
     except UsageError as error:
         raise ArtefactError(
             f"{path} is missing or damaged: {error.message}",
             _REMEDY,
         ) from error
+    # What is cut off would have its default, which may be what it was: nothing else would tell.
+    if not path.read_text(encoding="utf-8").rstrip().endswith(LAST_LINE):
+        raise ArtefactError(f"{path} is damaged: its end is missing.", _REMEDY)
+    return found
 
 
 def origin_of(dataset: PreparedDataset, settings: Settings) -> dict[str, Any]:

@@ -140,6 +140,8 @@ class Run:
             ArtefactError: It is not there, or is another dataset.
         """
         place = Path(path) if path is not None else self.dataset_path
+        if not place.exists() and path is not None:
+            raise ArtefactError(f"There is no dataset at {place}.", "Give its folder with --data.")
         if not place.exists():
             raise ArtefactError(
                 f"The dataset of {self.path} is not at {place} any more.",
@@ -153,6 +155,10 @@ class Run:
                 "Figures on it would be wrong; give the right one with --data, or train again.",
             )
         return joined(dataset) if self.refitted else dataset
+
+    def files(self) -> list[Path]:
+        """What a run cannot be read without."""
+        return [self.path / name for name in (RUN, CONFIG, EMBEDDINGS, USERS, ITEMS)]
 
     @property
     def refitted(self) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from mbrec.config import Settings
-from mbrec.dataset import PreparedDataset
+from mbrec.dataset import MANIFEST, PreparedDataset
 from mbrec.errors import UsageError
-from mbrec.files import refuse_existing, write_text
+from mbrec.files import refuse_existing, refuse_loss, write_text
 from mbrec.locks import LOCK
 from mbrec.parallel.team import Team
 from mbrec.run import CONFIG, LAST_LINE, RUN, write_run_info
@@ -29,6 +29,8 @@ def refuse_run(out: Path, force: bool) -> None:
         )
     # Settings alone are what a training leaves that was killed when it had just begun.
     refuse_existing(out, force=force, marker=RUN, ours=(CONFIG,))
+    inside = (path for path in out.glob("*/*") if path.name in (RUN, MANIFEST))
+    refuse_loss(out, (path.parent for path in inside))  # runs and datasets that were put there
 
 
 def start(out: Path, dataset: PreparedDataset, settings: Settings, info: Mapping[str, Any]) -> None:

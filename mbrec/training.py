@@ -21,6 +21,7 @@ from mbrec.dataset import PreparedDataset
 from mbrec.device import pick_device
 from mbrec.errors import DataError, TrainingError, UsageError
 from mbrec.evaluation import evaluate
+from mbrec.files import refuse_loss
 from mbrec.health import Finding, HealthWatch, sparse_behaviors
 from mbrec.journal import Journal
 from mbrec.locks import locked
@@ -96,6 +97,7 @@ def train_run(
             check_resumable(out, dataset, settings)
         else:
             refuse_run(out, force)
+            refuse_loss(out, [dataset.path])
 
     check()  # before anything is made there
     with storage_errors(out), locked(out):
@@ -237,7 +239,12 @@ def _trainer(
         device=device,
     )
     if not sampler.num_pairs:
-        raise DataError(f"{dataset.path} has no training pair to learn from.")
+        if not any(map(len, dataset.train_relations().values())):
+            raise DataError(f"{dataset.path} has no training pair to learn from.")
+        raise DataError(
+            f"No training pair of {dataset.path} can be learned from: who has one has all items.",
+            "There has to be an item that she did not take: prepare the data with more items.",
+        )
     held_out = _held_out(dataset)
     metric, k = settings.train.metric, settings.train.metric_k
 

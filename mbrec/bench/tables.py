@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbrec.bench.results import MACRO
@@ -193,10 +194,16 @@ def _read_users(store: Store, key: str, metric: str, behavior: str) -> FloatArra
     path = store.users(key)
     if not path.is_file():
         return None
-    names = pq.read_schema(path).names
-    if metric not in names:
-        return None  # the run was made when another metric was wanted per user
-    table = pq.read_table(path, columns=[USER_IDX, metric], filters=[(BEHAVIOR, "=", behavior)])
+    try:
+        names = pq.read_schema(path).names
+        if metric not in names:
+            return None  # the run was made when another metric was wanted per user
+        table = pq.read_table(path, columns=[USER_IDX, metric], filters=[(BEHAVIOR, "=", behavior)])
+    except (OSError, pa.ArrowException) as error:
+        cell = store.path / "cells" / f"{key}.json"
+        raise ArtefactError(
+            f"{path} is damaged: {error}.", f"Delete it and {cell}: the run is made again."
+        ) from error
     order = np.argsort(table[USER_IDX].to_numpy(), kind="stable")
     values: FloatArray = table[metric].to_numpy()[order]
     return values

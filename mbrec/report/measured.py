@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from mbrec.columns import BEHAVIOR, USER_ID
 from mbrec.dataset import PreparedDataset
-from mbrec.errors import ArtefactError, DataError
-from mbrec.evaluation import DEFAULT_KS, PER_USER, SLICES, SOURCE, evaluate
+from mbrec.errors import ArtefactError, UsageError
+from mbrec.evaluation import DEFAULT_KS, PER_USER, SLICES, SOURCE, evaluate, no_rows
 from mbrec.files import read_json
 from mbrec.guard import inside, read_columns
 from mbrec.metrics import METRICS, FloatArray
@@ -86,8 +86,12 @@ def measure(
     if dataset is None:
         return _measured(run, held, split, None) if held else None
     if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
-        other = "valid" if split == "test" else "test"
-        raise DataError(f"{dataset.path} has no {split} rows.", f"Report on --split {other}.")
+        if run.refitted and split == "valid":
+            raise UsageError(
+                f"{run.path} was trained on the validation rows: they cannot measure it.",
+                "Report on --split test, or on the run that it refits.",
+            )
+        raise no_rows(dataset, split)
     ks = _lengths(held) if held else DEFAULT_KS
     scorers = {behavior: run.scorer(behavior) for behavior in run.behaviors}
     found = evaluate(scorers, dataset, split, ks=ks, keep_lists=True, progress=progress)

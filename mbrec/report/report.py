@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.errors import UsageError
-from mbrec.files import write_text
+from mbrec.files import refuse_loss, write_text
 from mbrec.report.blocks import Section, shown
 from mbrec.report.data import data as data_section
 from mbrec.report.gates import gates
@@ -25,6 +25,7 @@ from mbrec.report.settings import settings
 from mbrec.report.side_by_side import side_by_side
 from mbrec.report.sliced import slices
 from mbrec.results import HeldOut, Progress
+from mbrec.run import Run
 from mbrec.tune.summary import study_summary
 
 Builder = Callable[[Material], Section | None]
@@ -132,3 +133,4 @@ def _check(paths: Sequence[Path], out: Path, users: int, force: bool) -> None:
         raise UsageError(f"{out} exists already.", "Choose another path, or add --force.")
     if not out.parent.is_dir():
         raise UsageError(f"The folder {out.parent} does not exist.", "Make it first.")
+    refuse_loss(out, (file for path in paths for file in Run(path).files()))

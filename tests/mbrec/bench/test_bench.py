@@ -340,6 +340,17 @@ def test_a_damaged_record_is_made_again(
     assert [cell.key for cell in runs] == [runs[0].key] * 2
 
 
+def test_damaged_figures_of_users_are_named(make_spec: MakeSpec, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_bench(make_spec(VALID), out, jobs=0)
+    for path in (out / "users").iterdir():
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(
+        ArtefactError, match=r"users/.*\.parquet is damaged: .*Delete it and .*json"
+    ):
+        run_bench(make_spec(VALID), out, jobs=0)
+
+
 def test_a_folder_of_something_else_and_one_in_use_are_refused(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:

@@ -271,5 +271,5 @@ def test_a_split_without_rows_is_named(
     rows = [(u, i, "click", "valid" if i == u else "train") for u in range(4) for i in range(5)]
     dataset = make_dataset(rows, users=4, items=5, behaviors=("click",))
     train_run(dataset.path, tmp_path / "run", from_dict({"method": "mostpop"}))
-    with pytest.raises(DataError, match=r"no test rows. Report on --split valid"):
+    with pytest.raises(DataError, match=r"no test rows\. Take --split valid"):
         write_report([tmp_path / "run"], tmp_path / "report.html", split="test")
