@@ -34,7 +34,7 @@ def beyond_accuracy(
     Args:
         lists: (N, k) item indices, best first; -1 where a list is shorter.
         train_counts: (I,) training pairs of the behavior per item.
-        ks: List lengths, none above k.
+        ks: List lengths; one above k means all places.
 
     Returns:
         "<name>@<K>" → figure; all null if no list holds an item.

@@ -136,13 +136,13 @@ def evaluate(
             dataset,
             behavior,
             torch.from_numpy(users).long(),
-            max(ks),
+            min(max(ks), dataset.num_items),  # there is nothing to put into more places
             user_batch,
             progress,
             team,
         )
         relevant = Pairs(rows.astype(np.int32), held_out.item_idx)
-        values = metrics.per_user(ranked, relevant, ks)
+        values = metrics.per_user(ranked, relevant, ks, whole=True)
         lists = ranked.astype(np.int32) if keep_lists else None
         results[behavior] = BehaviorResult(users, values, lists)
     return Evaluation(split, ks, results, dataset)

@@ -23,7 +23,11 @@ def names(ks: Sequence[int]) -> list[str]:
 
 
 def per_user(
-    items: Tensor | npt.NDArray[np.int64], relevant: Pairs, ks: Sequence[int]
+    items: Tensor | npt.NDArray[np.int64],
+    relevant: Pairs,
+    ks: Sequence[int],
+    *,
+    whole: bool = False,
 ) -> dict[str, FloatArray]:
     """Every metric for every user.
 
@@ -40,21 +44,22 @@ def per_user(
         items: (N, k) item indices, best first; -1 where a list is shorter.
         relevant: The held-out items: row of `items` and item index, sorted by row, then item,
             each pair once, every row at least once.
-        ks: List lengths, none above k.
+        ks: List lengths, none above k unless `whole`.
+        whole: The lists hold all that could be ranked: a K above k means places that stay empty.
 
     Returns:
         "<metric>@<K>" → (N,) float64, in the order of `names`.
 
     Raises:
-        UsageError: A list length is below 1 or above k.
+        UsageError: A list length is below 1, or above k and the lists are not `whole`.
         DataError: A row has no relevant item.
 
-    Memory is O(N k + number of relevant items); no users × items.
+    Memory is O(N k + number of relevant items), however large K is; no users × items.
     """
     ranked = np.asarray(items)
     count, longest = ranked.shape
     for k in ks:
-        if not 1 <= k <= longest:
+        if k < 1 or (k > longest and not whole):
             raise UsageError(f"Metrics at {k} cannot be taken of lists of length {longest}.")
     sizes = np.bincount(relevant.user_idx, minlength=count).astype(np.float64)
     if len(sizes) != count or not sizes.all():
@@ -77,16 +82,18 @@ def _hits(ranked: npt.NDArray[np.int64], relevant: Pairs) -> BoolArray:
 
 
 def _at(k: int, hits: BoolArray, sizes: FloatArray) -> dict[str, FloatArray]:
-    """All metrics at one length, from hits (N, k) and numbers of relevant items (N,)."""
-    rank = np.arange(1, k + 1)
-    discount = 1 / np.log2(rank + 1)
+    """All metrics at one length, from hits (N, w ≤ k) and numbers of relevant items (N,)."""
+    width = hits.shape[1]
     possible = np.minimum(k, sizes)
-    found = hits.cumsum(axis=1)  # (N, k) hits up to each rank
+    # More items may be relevant than the lists have places.
+    discount = 1 / np.log2(np.arange(1, max(width, int(possible.max(initial=0))) + 1) + 1)
+    rank = np.arange(1, width + 1)
+    found = hits.cumsum(axis=1)  # (N, w) hits up to each rank
     total = found[:, -1]
     ideal = discount.cumsum()[possible.astype(np.int64) - 1]
     return {
         f"hr@{k}": (total > 0).astype(np.float64),
-        f"ndcg@{k}": hits @ discount / ideal,
+        f"ndcg@{k}": hits @ discount[:width] / ideal,
         f"recall@{k}": total / sizes,
         f"precision@{k}": total / k,
         f"mrr@{k}": np.where(total > 0, 1 / (hits.argmax(axis=1) + 1), 0.0),

@@ -21,7 +21,7 @@ class BehaviorResult:
 
     user_idx: npt.NDArray[np.int32]  # (N,) users with a held-out row, ascending
     values: dict[str, FloatArray]  # "<metric>@<K>" → (N,)
-    lists: npt.NDArray[np.int32] | None = None  # (N, max K), best first, if they were kept
+    lists: npt.NDArray[np.int32] | None = None  # (N, ≤ max K), best first, if they were kept
 
     def means(self) -> dict[str, float | None]:
         """Averages over users; all null if there is none."""

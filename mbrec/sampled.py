@@ -115,11 +115,12 @@ def evaluate_sampled(
             count=count,
             draws=generator(seed, f"sampled/{behavior}"),
         )
-        lists = np.full((len(users), max(ks)), -1, dtype=np.int64)
+        ranked = count + int(np.bincount(rows).max(initial=0))  # at most, for any user
+        lists = np.full((len(users), min(max(ks), ranked)), -1, dtype=np.int64)
         for done in task.fill(lists, scorers[behavior]):
             if progress is not None:
                 progress(behavior, done, len(users))
-        values = metrics.per_user(lists, relevant, ks)
+        values = metrics.per_user(lists, relevant, ks, whole=True)
         named = {f"sampled{count}_{name}": value for name, value in values.items()}
         results[behavior] = BehaviorResult(users, named)
     return Sampled(split, tuple(ks), count, seed, results)

@@ -29,7 +29,7 @@ class Lists:
     """The ranked lists of one behavior, and what was held out for them."""
 
     user_idx: npt.NDArray[np.int32]  # (N,) ascending
-    items: npt.NDArray[np.int32]  # (N, k) best first; -1 where a list is shorter
+    items: npt.NDArray[np.int32]  # (N, k) best first; -1 where a list is shorter; k ≤ max(ks)
     relevant: Pairs  # row of `items` and item, (R,), sorted, every row at least once
     ks: tuple[int, ...]
 
@@ -41,7 +41,8 @@ class Lists:
         """
         rows, compact = np.unique(self.relevant.user_idx[kept], return_inverse=True)
         relevant = Pairs(compact.astype(np.int32), self.relevant.item_idx[kept])
-        values = metrics.per_user(self.items[rows].astype(np.int64), relevant, self.ks)
+        lists = self.items[rows].astype(np.int64)
+        values = metrics.per_user(lists, relevant, self.ks, whole=True)
         return {"users": len(rows), "held_out": int(kept.sum()), **means(values)}
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mbrec.columns import BEHAVIOR, ITEM_ID, SPLIT, TIMESTAMP, USER_ID
 from mbrec.data_prep.clock import Clock, parse_zone
 from mbrec.data_prep.layout import Column, Layout, Log
-from mbrec.data_prep.lines import first_line
+from mbrec.data_prep.lines import first_line, split_quoted
 from mbrec.errors import DataError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -202,7 +202,7 @@ def _clock(path: Path, mapping: Mapping, time: Column, *, parquet: bool) -> Cloc
 
 def _text_columns(path: Path, head: str, delimiter: str) -> list[str]:
     try:
-        return [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
+        return [name.strip() for name in split_quoted(head, delimiter, strict=False)]
     except (csv.Error, TypeError) as error:
         raise UsageError(
             f"{path} cannot be split at {delimiter!r}: {error}.", "Give one --delimiter."

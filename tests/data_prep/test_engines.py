@@ -72,6 +72,18 @@ def test_texts_as_ids_and_given_splits_are_the_same_too(
     assert_same(("auto", "duckdb"), "csv", {"a.csv": text}, mapping=mapping, keep=keep)
 
 
+def test_blanks_around_quotes_make_no_other_id(assert_same: Prep) -> None:
+    head = 'user_id, "item_id" ,behavior,timestamp\n'
+    text = head + 'a,"x",click,1\na, "x",click,2\na,"x" ,click,3\na, "x,click,4\nb,y,click,5\n'
+    options: dict[str, Any] = {"behaviors": ("click",), "max_rejects": 0.5}
+    made = assert_same(("auto", "duckdb"), "csv", {"a.csv": text}, **options)
+    assert [row[:4] for row in made.rows] == [("a", "x", "click", 1), ("b", "y", "click", 5)]
+    assert made.dropped == {"rejected": 1, "duplicates": 2}
+    assert [(line, reason.split(" (")[0]) for line, reason, _ in made.rejects] == [
+        (5, "unbalanced quote")
+    ]
+
+
 @pytest.mark.parametrize("count", [44, 130])
 def test_no_row_of_the_last_of_many_behaviors_is_lost(assert_same: Prep, count: int) -> None:
     head = "user_id,item_id,behavior,timestamp\n"

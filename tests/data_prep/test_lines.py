@@ -63,6 +63,30 @@ def test_quotes_are_resolved_and_open_ones_reported(tmp_path: Path) -> None:
     assert [flaw is not None for _, _, flaw in found] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("separator", [",", "\t", "|"])
+def test_blanks_around_a_quoted_field_are_not_part_of_it(tmp_path: Path, separator: str) -> None:
+    """Else one item is two, of which one has quotes in its id, or its rows are lost."""
+    sound = {
+        'a, "x"': ["a", "x"],
+        '"x" ,a': ["x", "a"],
+        '  "x"  ,\f"y" ': ["x", "y"],
+        'a, "x, ""y"" ,z" ': ["a", 'x, "y" ,z'],
+        '"a, ""b"" , c",d': ['a, "b" , c', "d"],
+        ' "" ,a': ["", "a"],
+        ' a"b" ,5" disk': [' a"b" ', '5" disk'],
+    }
+    broken = ['a, "x', 'a, "x"y', 'a, "x" y', '"x" "y",a', '"a, "b" ,c"', '"a ,"" , "b"']
+    rows = [line.replace(",", separator) for line in (*sound, *broken)]
+    (tmp_path / "a").write_text("\n".join(rows))
+    found = read(tmp_path / "a", quoted=True, separator=separator)
+    expected = [[field.replace(",", separator) for field in fields] for fields in sound.values()]
+    assert [text.split("\x1f") for _, text, _ in found[: len(sound)]] == expected
+    assert [flaw for _, _, flaw in found[: len(sound)]] == [None] * len(sound)
+    assert [flaw or "" for _, _, flaw in found[len(sound) :]] == [
+        "unbalanced quote (a quoted field may not span lines)"
+    ] * len(broken)
+
+
 def test_only_the_lines_that_are_no_text_are_flawed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1,2\n3,\xff\n4,\x00\n5,\xc3\xa9\n")
     assert read(tmp_path / "a") == [

@@ -75,6 +75,7 @@ def test_texts_quotes_and_given_splits_are_the_same_on_spark(assert_same: Prep) 
         "Z,12,buy,2019-10-01,test",
         "Z,12,buy,2019-13-01,test",
         'Z,"12,buy,2019-10-01,test',
+        ' "Z" , "12" ,buy,2019-10-01,test',
     ]
     head = "user_id,item_id,behavior,timestamp,part\n"
     files: dict[str, str | bytes] = {"a.csv": head + "\n".join(rows)}

@@ -45,7 +45,9 @@ def jd_2016_line(rng: random.Random) -> bytes:
 
 
 def csv_line(rng: random.Random) -> bytes:
-    user = rng.choice((_number(rng), f'"u{_number(rng)}"', '"a,b"', '"say ""hi"""', " x "))
+    user = rng.choice(
+        (_number(rng), f'"u{_number(rng)}"', '"a,b"', '"say ""hi"""', " x ", ' "y", "z" ')
+    )
     kind = rng.choice(("view", "cart", "buy", "wish", '"buy"'))
     time = _iso(rng) + rng.choice(("", "", " UTC", "Z", ".25", "+02:00", "-0330", ".5 +02"))
     row = (user, kind, time, f"i{_number(rng)}", rng.choice(("train", "valid", "test")))

@@ -135,10 +135,33 @@ def _fields(text: str, rules: Rules) -> list[str] | str:
     fields = text.split(rules.separator)
     if '"' in text:
         try:
-            fields = next(csv.reader([text], delimiter=rules.separator, strict=True))
+            bare = _quotes_without_blanks(text, rules.separator)
+            fields = next(csv.reader([bare], delimiter=rules.separator, strict=True))
         except csv.Error:
             return "unbalanced quote (a quoted field may not span lines)"
     return fields
+
+
+def _quotes_without_blanks(text: str, separator: str) -> str:
+    """The line with every field that begins with a quote moved up to its separators."""
+    blanks = " \t\n\r\v\f".replace(separator, "")
+    found, rest = "", text
+    while True:
+        bare = rest.lstrip(blanks)
+        if not bare.startswith('"'):
+            field, comma, rest = rest.partition(separator)
+            found += field + comma
+        else:
+            end = 1
+            while end < len(bare) and (bare[end] != '"' or bare[end : end + 2] == '""'):
+                end += 2 if bare[end] == '"' else 1
+            field, after = bare[: end + 1], bare[end + 1 :].lstrip(blanks)
+            if after and not after.startswith(separator):
+                return found + bare  # there is something behind the quote: a broken line
+            found += field + after[:1]
+            comma, rest = after[:1], after[1:]
+        if not comma:
+            return found
 
 
 def _event(fields: list[str], rules: Rules) -> Event | str:

@@ -18,7 +18,9 @@ from mbrec.errors import ArtefactError, DataError, DeviceError, LeakageError, Us
 from mbrec.evaluation import evaluate, evaluate_run
 from mbrec.results import HeldOut
 from mbrec.run import Run
+from mbrec.sampled import evaluate_sampled
 from mbrec.scoring import Factors
+from mbrec.slices import slice_results
 
 
 def random_factors(dataset: PreparedDataset, seed: int = 0) -> Factors:
@@ -64,6 +66,26 @@ def test_figures_are_those_of_a_loop_over_users(
             assert row["users"] == expected["users"]
             assert row[f"ndcg@{k}"] == pytest.approx(expected["ndcg"], abs=1e-12)
             assert row[f"recall@{k}"] == pytest.approx(expected["recall"], abs=1e-12)
+
+
+def test_lists_longer_than_the_catalog_cost_no_more_than_all_of_it(
+    tiny_dataset: PreparedDataset,
+) -> None:
+    """K items per user were kept, most of them none: memory ran out for a K without any use."""
+    scorers, items = {"click": random_factors(tiny_dataset)}, tiny_dataset.num_items
+    all_of_it = evaluate(scorers, tiny_dataset, "test", ks=[items]).summary()["macro"]
+    found = evaluate(scorers, tiny_dataset, "test", ks=[10**12], keep_lists=True)
+    assert found.results["click"].lists is not None
+    assert found.results["click"].lists.shape[1] == items
+    far = found.summary()["macro"]
+    assert far.pop("precision@1000000000000") == pytest.approx(
+        all_of_it.pop(f"precision@{items}") * items / 10**12
+    )
+    assert list(far.values()) == pytest.approx(list(all_of_it.values()), abs=1e-12)
+    sliced = slice_results(found.results, tiny_dataset, "test", [10**12])["behaviors"]["click"]
+    assert sliced["beyond"]["coverage@1000000000000"] > 0
+    sampled = evaluate_sampled(scorers, tiny_dataset, "test", count=5, ks=[10**12]).summary()
+    assert sampled["macro"]["sampled5_hr@1000000000000"] == 1
 
 
 def test_only_training_items_of_the_same_behavior_are_masked(

@@ -83,6 +83,17 @@ def test_empty_places_are_no_hits() -> None:
     assert all(values.tolist() == [0, 0] for values in found.values())
 
 
+def test_a_length_far_beyond_whole_lists_costs_no_memory_and_counts_empty_places() -> None:
+    lists, wanted = np.array([[5, 1, 7], [2, -1, -1]]), relevant({1, 3, 7, 8}, {2})
+    padded = np.pad(lists, ((0, 0), (0, 97)), constant_values=-1)
+    ks, far = [2, 3, 4, 100], 10**15
+    found = metrics.per_user(lists, wanted, [*ks, far], whole=True)
+    for name, values in metrics.per_user(padded, wanted, ks).items():
+        assert found[name] == pytest.approx(values, abs=1e-12), name
+    assert found[f"precision@{far}"].tolist() == [2 / far, 1 / far]
+    assert found[f"ndcg@{far}"].tolist() == found["ndcg@4"].tolist()
+
+
 @given(
     seed=st.integers(0, 10_000),
     users=st.integers(1, 8),
