@@ -89,7 +89,8 @@ class Correction:
         )
         hidden = given @ self.weights + self.bias
         if len(items):
-            hidden = hidden + (self.item_weights.T @ items).T[pool.items[block].clamp(min=0)]
+            # Looked up before the product: gradients of a lookup may add up in any order.
+            hidden = hidden + items.T[pool.items[block].clamp(min=0)] @ self.item_weights
         if len(users):
             hidden = hidden + (users[:, pool.users[block]].T @ self.user_weights)[:, None]
         return torch.relu(hidden) @ self.last

@@ -212,8 +212,7 @@ def learn_stack(
         return best.stack
     like = next(iter(parts.values())).scorer
     features = _features(known, like.num_items, like.num_users)
-    corrected = _corrected(best, pool, features, hidden, metric, k)
-    return max(best.stack, corrected, key=lambda stack: stack.cross_fitted)
+    return _corrected(best, pool, features, hidden, metric, k)
 
 
 @dataclass(frozen=True)
@@ -224,6 +223,7 @@ class _Learned:
     design: _Design
     theta: Vector
     folds: list[Vector]  # θ of all users but those of the fold
+    crossed: Tensor  # (N, W), the scores of every user by what others taught
 
 
 def _corrected(
@@ -234,7 +234,11 @@ def _corrected(
     metric: str,
     k: int,
 ) -> Stack:
-    """The stack with a network, cross-fitted as the stack was."""
+    """The stack with a network, cross-fitted as the stack was; or as it is.
+
+    The network is kept if the lists of users whom it was not learned from are better by more than a
+    standard error of the users' paired differences.
+    """
 
     def fitted(theta: Vector, teachers: Candidates, asked: Candidates) -> tuple[Correction, Tensor]:
         """The network that some users teach, and its scores of the candidates of others."""
@@ -245,6 +249,10 @@ def _corrected(
     crossed = torch.empty(pool.items.shape)
     for (others, mine), theta in zip(_folds(len(crossed)), found.folds, strict=True):
         crossed[mine] = fitted(theta, pool.of(others), pool.of(mine))[1]
+    after, before = (pool.metric(scores, (k,), metric) for scores in (crossed, found.crossed))
+    gains = after - before
+    if gains.mean() <= gains.std() / len(gains) ** 0.5:
+        return found.stack
     network, scores = fitted(found.theta, pool, pool)
     return replace(
         found.stack,
@@ -282,7 +290,7 @@ def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned
         prior=value(design.prior),
         **_cross_fitted(pool, crossed, metric, k),
     )
-    return _Learned(stack, design, theta, folds)
+    return _Learned(stack, design, theta, folds, crossed)
 
 
 def _folds(count: int) -> Iterator[tuple[Users, Users]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from mbrec import stacking
+from mbrec import correction, stacking
 from mbrec.candidates import Candidates, find_candidates
 from mbrec.correction import Correction, fit_correction
 from mbrec.errors import ArtefactError
@@ -16,7 +19,7 @@ from mbrec.scoring import Factors, Sum
 from mbrec.spread import unit_spread
 from mbrec.stacking import Known, Part, Stack, learn_stack
 
-USERS, ITEMS = 640, 80
+USERS, ITEMS = 240, 60
 NOTHING = Exclusion(torch.zeros(USERS + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int32))
 ACTIVE = torch.randn(USERS, generator=torch.Generator().manual_seed(5))
 POPULAR = torch.randn(ITEMS, generator=torch.Generator().manual_seed(6))
@@ -53,6 +56,9 @@ def learned(rows: Pairs, hidden: int, known: Known = KNOWN) -> Stack:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stacking, "FEWEST", 100)
+    # Few users, so many steps for each of them.
+    monkeypatch.setattr(correction, "_BATCH", 16)
+    monkeypatch.setattr(correction, "_PASSES", 12)
 
 
 def pool(rows: Pairs) -> Candidates:
@@ -61,28 +67,32 @@ def pool(rows: Pairs) -> Candidates:
 
 
 def test_what_parts_say_together_is_learned() -> None:
-    plain, corrected = learned(BOTH, 0), learned(BOTH, 16)
+    plain, corrected = learned(BOTH, 0), learned(BOTH, 8)
     assert not plain.network
-    assert len(corrected.network["last"]) == 16
+    assert len(corrected.network["last"]) == 8
     assert corrected.cross_fitted > plain.cross_fitted + 0.05
     assert corrected.weights == plain.weights
     assert Stack.of(corrected.plain()) == corrected
-    assert learned(BOTH, 16) == corrected
+    assert learned(BOTH, 8) == corrected
 
 
-def test_what_a_sum_says_already_is_left_to_it() -> None:
-    rows = best_by(sum(dense(part.scorer) for part in PARTS.values()))
-    assert learned(rows, 16) == learned(rows, 0)
+def test_a_network_that_makes_lists_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any) -> Correction:
+        network = fit_correction(*given)
+        return replace(network, last=-network.last)
+
+    monkeypatch.setattr(stacking, "fit_correction", wrong)
+    assert learned(BOTH, 8) == learned(BOTH, 0)
 
 
 def test_a_few_users_teach_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stacking, "FEWEST", USERS + 1)
-    assert not learned(BOTH, 16).network
+    assert not learned(BOTH, 8).network
 
 
 @pytest.mark.parametrize("known", [KNOWN, Known()])
 def test_the_scorer_is_the_formula(known: Known) -> None:
-    stack = learned(BOTH, 16, known)
+    stack = learned(BOTH, 8, known)
     scorer = stack.scorer(PARTS, known)
     assert isinstance(scorer, Sum)
     # The formula of the module's docstring, in NumPy.

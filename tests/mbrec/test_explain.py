@@ -88,7 +88,11 @@ def test_what_a_network_makes_of_all_parts_is_one_share(
     monkeypatch.setattr(stacking, "FEWEST", 1)
     # It is to be taken, whether it makes the lists of this little dataset better or not.
     monkeypatch.setattr(
-        stacking, "_corrected", lambda *given: replace(true(*given), cross_fitted=2.0)
+        stacking,
+        "_corrected",
+        lambda found, pool, *rest: true(
+            replace(found, crossed=-pool.held_out.float()), pool, *rest
+        ),
     )
     model = {"size": 4, "context_size": 4, "network": 8}
     values = {"method": "bigel-plus", "model": model, "train": {"epochs": 1, "batch_size": 64}}
