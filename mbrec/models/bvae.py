@@ -20,7 +20,7 @@ Where we deviate: the gates of the paper (a softmax over one number per user in 
 which is 1) are left out, so that z is the sum of the z_k. The weighting is off by default, and all
 t_k are ½: it wants σ_k² to be half the likelihood, which grows with the rows of a user and the
 catalog, and σ_k is also the noise that z_k has to be read through. Without it BVAE learns faster,
-and better lists, on two logs (docs/methods.md). β grows by epoch, not by step, to the same cap.
+and better lists, on two logs (docs/results.md). β grows by epoch, not by step, to the same cap.
 Users without a row in a behavior count neither in its likelihood nor in its ln t_k (the authors'
 code lets them pull t_k to zero). A step trains on users, not on pairs: on some of those who stand
 in the batch, each with her whole rows.
