@@ -122,7 +122,7 @@ def test_without_a_verb_the_help_is_shown() -> None:
          "No such file or directory: x.csv."),
         (OSError("odd"), 1, "odd."),
         (MemoryError(), 1,
-         "Out of memory. See the memory and batch options of this command."),
+         "Out of memory. Where the command has batch or memory options, lower them."),
         (ModuleNotFoundError("No module named 'torch'"), 1,
          "No module named 'torch'. `mbrec doctor` says what this installation lacks."),
         (KeyError("x"), 1,
