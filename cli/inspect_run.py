@@ -89,9 +89,10 @@ def _blends(calibration: Mapping[str, Any] | None) -> str:
     for behavior, row in calibration.items():
         parts = ", ".join(f"{part} {weight:.2f}" for part, weight in row["weights"].items())
         lines.append(f"  {behavior}: {parts}")
+        network = ", with a network" if row.get("network") else ""
         lines.append(
             f"    value {row['value']:.4f}, with prior weights {row['prior']:.4f}, "
-            f"cross-fitted {row['cross_fitted']:.4f}"
+            f"cross-fitted {row['cross_fitted']:.4f}{network}"
         )
     return "\n".join(lines)
 
