@@ -13,7 +13,7 @@ from mbrec.dataset import MANIFEST
 from mbrec.errors import ArtefactError, MbrecError
 from mbrec.files import read_json
 from mbrec.guard import inside, read_object
-from mbrec.run import CONFIG, METRICS, RUN, SCHEMA_VERSION
+from mbrec.run import CONFIG, LAST_LINE, METRICS, RUN, SCHEMA_VERSION
 
 EVALUATIONS = {split: f"evaluation.{split}.json" for split in ("valid", "test")}
 _REMEDY = "Train again, or fetch the whole folder anew."
@@ -111,12 +111,16 @@ def learning(
 def changed_settings(path: Path) -> dict[str, Any]:
     """Dotted key → value of the settings in config.toml that are not the method's defaults.
 
-    All of them where the method is not installed here.
+    All of them where the method is not installed here; where the file is missing, or is not whole,
+    that is said in their place.
     """
     try:
         values = configuration.read_toml(inside(path, CONFIG))
+        whole = (path / CONFIG).read_text(encoding="utf-8").rstrip().endswith(LAST_LINE)
     except MbrecError:
-        return {}
+        whole = False
+    if not whole:
+        return {CONFIG: "missing or damaged"}
     flat = configuration.flat(values)
     try:
         settings = configuration.from_dict(values)

@@ -17,6 +17,7 @@ from mbrec.errors import ArtefactError, DataError, UsageError
 from mbrec.evaluation import evaluate_run
 from mbrec.report import write_report
 from mbrec.run import CONFIG, RUN, Run
+from mbrec.summary import run_summary
 from mbrec.training import refit_run, train_run
 
 Mbrec = Callable[..., Any]
@@ -94,6 +95,7 @@ def test_cut_settings_of_a_run_are_not_taken_for_its_own(
     (run.path / CONFIG).write_text("\n".join(lines[:keep]))
     with pytest.raises(ArtefactError, match=r"config\.toml is damaged: its end is missing"):
         refit_run(run.path, tmp_path / "refit")
+    assert run_summary(run.path)["settings"] == {CONFIG: "missing or damaged"}
 
 
 def test_what_cannot_be_measured_says_what_could_help(
