@@ -37,9 +37,11 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
+        """The product (rows, d) of a matrix and a dense table."""
         ctx.transposed = transposed
         return matrix @ dense
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
+        """The gradient of the table, by the transposed matrix."""
         return None, None, ctx.transposed @ gradient

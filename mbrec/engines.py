@@ -117,11 +117,13 @@ class _Pull(torch.autograd.Function):
     def forward(
         ctx: Any, engine: DglEngine, way: EdgeType, back: EdgeType, source: Tensor
     ) -> Tensor:
+        """The sums over neighbors, (nodes of one side, d), of the other side's (nodes, d)."""
         ctx.sums = engine, way, back
         return engine.pull(way, source)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, Tensor]:
+        """The gradient of the source, from that of the sums."""
         engine, way, back = ctx.sums
         # Again by this function, which makes gradients of gradients right.
         return None, None, None, _Pull.apply(engine, back, way, gradient)  # type: ignore[no-untyped-call]

@@ -109,12 +109,14 @@ class _LightGcn(torch.autograd.Function):
         residual: bool,
         *nodes: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """The propagated users (U, d) and items (I, d)."""
         ctx.operator = relation, layers, combination, residual
         return _light_gcn(relation, layers, combination, residual, Nodes(*nodes))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None, Tensor, Tensor]:
+        """The gradients of e^(0) of both sides, from those of the result."""
         relation, layers, combination, residual = ctx.operator
         user, item = _light_gcn(relation, layers, combination, residual, Nodes(*gradients))
         return None, None, None, None, user, item

@@ -250,6 +250,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, block: int) -> Tensor:
+        """Ln Σ_i exp(z · w_i + b_i) (B,), of z (B, d), weights (I, d) and biases (I,)."""
         parts = [
             _log_sum_exp(torch.addmm(c, z, v.T))
             for v, c in zip(torch.split(weight, block), torch.split(bias, block), strict=True)
@@ -262,6 +263,7 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """The gradients of z, weights and biases, from that of the result (B,)."""
         z, weight, bias, result = ctx.saved_tensors
         z_grad, weight_grad = torch.zeros_like(z), torch.empty_like(weight)
         bias_grad, scaled = torch.empty_like(bias), gradient.unsqueeze(1) * z

@@ -51,6 +51,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Rows (n, d) of a table (N, d) for every index (n,)."""
         ctx.count, ctx.rows = len(table), rows
         ctx.set_materialize_grads(False)
         return tuple(table.index_select(0, index) for index in rows)
@@ -58,6 +59,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradient of the table (N, d), from those of all lookups (n, d)."""
         total = None
         for index, gradient in zip(ctx.rows, gradients, strict=True):
             if gradient is not None:
@@ -110,12 +112,14 @@ class _PairScores(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, user: Tensor, items: Tensor) -> Tensor:
+        """Scores (B, M) of users (B, d) and items (B, M, d)."""
         ctx.save_for_backward(user, items)
         return torch.bmm(items, user.unsqueeze(2)).squeeze(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of users and items, from that of the scores (B, M)."""
         user, items = ctx.saved_tensors
         each = gradient.unsqueeze(2)  # (B, M, 1)
         of_user = torch.zeros_like(user)
@@ -151,6 +155,7 @@ class _LookedUpScores(torch.autograd.Function):
     def forward(
         ctx: Any, user: Tensor, item: Tensor, user_rows: Tensor, item_rows: Tensor
     ) -> Tensor:
+        """Scores (B, n) of rows (B,) of `user` and rows (B, n) of `item`."""
         ctx.save_for_backward(user, item, user_rows, item_rows)
         scores = user.new_empty(item_rows.shape)
         for block, users, items, _ in _blocks(user, item, user_rows, item_rows):
@@ -160,6 +165,7 @@ class _LookedUpScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The gradients of both tables, from that of the scores (B, n)."""
         user, item, user_rows, item_rows = ctx.saved_tensors
         of_user, of_item = torch.zeros_like(user), torch.zeros_like(item)
         for block, users, items, flat in _blocks(user, item, user_rows, item_rows):
@@ -254,11 +260,13 @@ class _WeightedSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, weights: Tensor) -> Tensor:
+        """The sum, a scalar, of a table (N, d) and weights (N,)."""
         ctx.save_for_backward(table, weights)
         return torch.dot(weights, torch.linalg.vector_norm(table, dim=1).square_())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the table (N, d), from that of the sum."""
         table, weights = ctx.saved_tensors
         return (2 * outer * weights).unsqueeze(1) * table, None

@@ -171,8 +171,10 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, team: Team, *parts: Tensor) -> tuple[Tensor, ...]:
+        """The sums of all parts over ranks, each of its part's shape."""
         return tuple(team.sums(parts))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the parts: those of the sums."""
         return None, *gradients

@@ -75,6 +75,7 @@ class _Lookup(torch.autograd.Function):
         asked: Sequence[_Asked],
         *tables: Tensor,
     ) -> tuple[Tensor, ...]:
+        """All columns of this rank's rows, (n, d) for each that was asked for."""
         team = columns.team
         by_rank = [[(place, rows[r]) for place, rows in asked] for r in range(team.ranks)]
         parts = []
@@ -91,6 +92,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the tables' own columns, from those of the rows of all ranks."""
         found: Sequence[Sequence[Tensor]] = [gradients]  # by rank, like `by_rank`
         if ctx.columns.split:
             lengths = [[len(rows) for _, rows in needs] for needs in ctx.by_rank]

@@ -43,6 +43,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, heads: int, weight: Tensor, *messages: Tensor) -> Tensor:
+        """The sum (N, d) of what attends, of W (d, d) and K messages (N, d)."""
         nodes, size = messages[0].shape
         summed = torch.empty_like(messages[0])
         queries = summed.new_empty(nodes, len(messages), size)
@@ -61,6 +62,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of W and of all messages, from that of the sum (N, d)."""
         weight, queries, shares, *messages = ctx.saved_tensors
         size, heads = len(weight), shares.shape[2]
         of_weight, of_messages = zeros(weight), [torch.empty_like(m) for m in messages]

@@ -88,6 +88,7 @@ class _Transform(torch.autograd.Function):
     def forward(
         ctx: Any, own: Tensor, meta: Tensor, first: Tensor, first_bias: Tensor, *second: Tensor
     ) -> Tensor:
+        """The result (N, M, h) of e (N, h), m (N, M, r) and the weights of the maps."""
         weight, bias = second
         made = torch.empty_like(meta)
         low = meta.new_empty(*meta.shape[:2], len(bias))
@@ -104,6 +105,7 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of all six, from that of the result (N, M, h)."""
         own, meta, low, *weights = ctx.saved_tensors
         first, first_bias, weight, bias = weights
         of_own, of_meta = torch.empty_like(own), torch.empty_like(meta)
@@ -174,6 +176,7 @@ class _Weigh(torch.autograd.Function):
     def forward(
         ctx: Any, source: Tensor, own: Tensor, common: Tensor, hidden: Tensor, *last: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Both results, (N, d) and (N, n), of s and b (N, d), common (N, h), H, W and c."""
         weight, bias = last
         size = source.shape[1]
         scored, meta = torch.empty_like(source), torch.empty_like(common)
@@ -193,6 +196,7 @@ class _Weigh(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_scored: Tensor, of_dots: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of all six, from those of both results."""
         source, own, meta, made, hidden, weight = ctx.saved_tensors
         of_source, of_own, of_common = (torch.empty_like(e) for e in (source, own, meta))
         of_hidden, of_weight, of_bias = zeros(hidden), zeros(weight), zeros(weight[:, 0])

@@ -178,6 +178,7 @@ class _ResidualGcn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, relation: Relation, layers: int, *nodes: Tensor) -> tuple[Tensor, ...]:
+        """The sums over layers, (U, d) and (I, d), of the base embeddings."""
         ctx.relation, messages = relation, []
         total = [e.clone() for e in nodes]
         for _ in range(layers):
@@ -192,6 +193,7 @@ class _ResidualGcn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """The gradients of the base embeddings, from those of the sums."""
         later = gradients  # of e^(l), by way of all layers from l on
         messages = ctx.saved_tensors
         for first in range(len(messages) - 2, -1, -2):
