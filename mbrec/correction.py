@@ -16,7 +16,7 @@ caller: users whom it was not learned from have to get better lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mbrec.candidates import Candidates
-from mbrec.scoring import Network, Scorer
+from mbrec.scoring import Network, Sum
 
 _PASSES = 30
 _BATCH = 64  # users
@@ -60,17 +60,17 @@ class Correction:
         """Lists of numbers, for `run.json`."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
-    def scorer(self, parts: Sequence[Scorer], items: Tensor, users: Tensor) -> Network:
-        """What is added, for all users and items.
+    def scorer(self, base: Sum, items: Tensor, users: Tensor) -> Network:
+        """The stack with what is added, for all users and items.
 
         Args:
-            parts: Those it was learned with, or the same made anew.
+            base: The stack, of the parts that it was learned with, or of the same made anew.
             items: b. (J, I).
             users: z. (R, U).
         """
-        device = parts[0].device
+        device = base.device
         return Network(
-            tuple(parts),
+            base,
             item_features=items.T.contiguous().to(device),
             user_features=users.T.contiguous().to(device),
             **{field.name: getattr(self, field.name).to(device) for field in fields(self)},

@@ -100,8 +100,7 @@ class FoldIn:
         Cost for embeddings of size d: O(E d + U d²) time, O((U + I) d) memory.
         """
         if isinstance(scorer, Sum):
-            parts = tuple(self.scorer(part, what) for part in scorer.parts)
-            return Sum(parts, scorer.weights)
+            return self._total(scorer, what)
         if isinstance(scorer, Weighted):
             by_user, follow = self._by_activity(scorer.by_user.numpy()[:, None])
             if not follow.all():
@@ -114,12 +113,15 @@ class FoldIn:
                 raise _refused(what)
             return replace(
                 scorer,
-                parts=tuple(self.scorer(part, what) for part in scorer.parts),
+                base=self._total(scorer.base, what),
                 user_features=torch.from_numpy(users.astype(np.float32)),
             )
         scaled = _has_unit_spread(scorer)
         folded = self._folded(scorer, what, scaled)
         return unit_spread(folded) if scaled else folded
+
+    def _total(self, total: Sum, what: str) -> Sum:
+        return Sum(tuple(self.scorer(part, what) for part in total.parts), total.weights)
 
     def _folded(self, scorer: Scorer, what: str, scaled: bool) -> Scorer:
         if isinstance(scorer, Factors):

@@ -53,6 +53,7 @@ _FORMS: dict[str, tuple[torch.dtype, int]] = {  # field → type and number of d
     "item_features": (torch.float32, 2),
     "user_features": (torch.float32, 2),
 }
+_WITHIN: dict[str, type[Any]] = {"inner": object, "base": Sum}  # the others are `Sparse`
 _DEEPEST = 8  # sums within sums; no method makes more than two
 
 Description = dict[str, Any]
@@ -93,9 +94,6 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
             if isinstance(value, Tensor):
                 share = not isinstance(scorer, Factors)
                 found[field.name] = keep(f"{short}/{place}", value, share)
-            elif isinstance(value, tuple):
-                parts = [describe(part, f"{place}.{n}") for n, part in enumerate(value)]
-                found[field.name] = parts
             else:
                 found[field.name] = describe(value, f"{place}.{short}")
         return found
@@ -138,12 +136,10 @@ def _unpack(description: Any, tensor: Callable[[str], Tensor], depth: int) -> Sc
         if field.name in _FORMS:
             values.append(_checked(field.name, tensor(value)))
             continue
-        if field.name == "parts":
-            values.append(tuple(_unpack(part, tensor, depth + 1) for part in value))
-            continue
         part = _unpack(value, tensor, depth + 1)
-        if not isinstance(part, Sparse) and field.name != "inner":
-            raise DataError(f"The {field.name} of {kind!r} is no sparse matrix.")
+        wanted = _WITHIN.get(field.name, Sparse)
+        if not isinstance(part, wanted):
+            raise DataError(f"The {field.name} of {kind!r} is no {wanted.__name__}.")
         values.append(part)
     scorer: Scorer = _KINDS[kind](*values)
     return scorer

@@ -3,7 +3,7 @@
 Five kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user),
 `ItemToItem` or `ItemNeighbors` (the user's history times item similarities), and `UserNeighbors`
 (similarities of users times their histories); `Weighted` weights users and items of one, `Sum`
-adds kinds up, and `Network` reads several at once.
+adds kinds up, and `Network` adds what it makes of all parts of a sum at once.
 All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 """
 
@@ -259,69 +259,11 @@ class Weighted(_Composed):
 
     def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
-        factor = self.by_user[user_idx, None] + self.by_item[start:stop]
-        return self.inner.scores(user_idx, start, stop).mul_(factor)
+        return self.weigh(self.inner.scores(user_idx, start, stop), user_idx, start, stop)
 
-
-@dataclass(frozen=True)
-class Network(_Composed):
-    """Score = what one hidden layer makes of the scores of several parts, the user and the item.
-
-    aᵀ max(0, W x + V b(i) + Z z(u) + c), where x are the parts' scores, centered, scaled and
-    clipped; see `mbrec.correction`. P parts, H hidden units, J and R numbers of items and users.
-    """
-
-    CLIP: ClassVar[float] = 6.0  # what is further away was hardly seen while it was learned
-
-    parts: tuple[Scorer, ...]
-    center: Tensor  # (P,) float32
-    scale: Tensor  # (P,) float32
-    weights: Tensor  # (P, H) float32, Wᵀ
-    item_weights: Tensor  # (J, H) float32, Vᵀ
-    user_weights: Tensor  # (R, H) float32, Zᵀ
-    bias: Tensor  # (H,) float32, c
-    last: Tensor  # (H,) float32, a
-    item_features: Tensor  # (I, J) float32, b
-    user_features: Tensor  # (U, R) float32, z
-
-    def __post_init__(self) -> None:
-        shapes = {(part.num_users, part.num_items) for part in self.parts}
-        _check(
-            shapes == {(len(self.user_features), len(self.item_features))},
-            "parts and features do not fit",
-        )
-        count, hidden = len(self.parts), len(self.last)
-        wanted = {
-            "center": (count,),
-            "scale": (count,),
-            "weights": (count, hidden),
-            "item_weights": (self.item_features.shape[1], hidden),
-            "user_weights": (self.user_features.shape[1], hidden),
-            "bias": (hidden,),
-        }
-        fits = all(getattr(self, name).shape == shape for name, shape in wanted.items())
-        _check(fits, "the weights of a network do not fit each other")
-
-    def _ends(self) -> tuple[Scorer, Scorer]:
-        return self.parts[0], self.parts[0]
-
-    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
-        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
-        given = torch.stack([part.scores(user_idx, start, stop) for part in self.parts], 1)
-        given.sub_(self.center[:, None]).mul_(self.scale[:, None]).clamp_(-self.CLIP, self.CLIP)
-        of_items = (
-            self.item_weights.T @ self.item_features[start:stop].T + self.bias[:, None]
-        )  # (H, n)
-        of_users = self.user_features[user_idx] @ self.user_weights  # (B, H)
-        found = given.new_empty(len(user_idx), stop - start)
-        maps = self.weights.T.contiguous()
-        # One user and some items at a time: the hidden units of a whole block are H times as large.
-        for user, mine, result in zip(of_users, given, found, strict=True):
-            for first in range(0, stop - start, _UNITS):
-                some = slice(first, first + _UNITS)
-                hidden = torch.addmm(of_items[:, some], maps, mine[:, some])
-                torch.mv(hidden.add_(user[:, None]).relu_().T, self.last, out=result[some])
-        return found
+    def weigh(self, scores: Tensor, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of the other one, weighted in place."""
+        return scores.mul_(self.by_user[user_idx, None] + self.by_item[start:stop])
 
 
 @dataclass(frozen=True)
@@ -345,6 +287,90 @@ class Sum(_Composed):
         for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
             total.add_(part.scores(user_idx, start, stop), alpha=weight)
         return total
+
+
+@dataclass(frozen=True)
+class Network(_Composed):
+    """Score = a sum, and what one hidden layer makes of its parts, the user and the item.
+
+    base + aᵀ max(0, W x + V b(i) + Z z(u) + c), where x are the scores of the sum's first P parts
+    (of a `Weighted` one what it weights), centered, scaled and clipped; see `mbrec.correction`.
+    H hidden units, J and R numbers of items and users.
+    """
+
+    CLIP: ClassVar[float] = 6.0  # what is further away was hardly seen while it was learned
+
+    base: Sum
+    center: Tensor  # (P,) float32
+    scale: Tensor  # (P,) float32
+    weights: Tensor  # (P, H) float32, Wᵀ
+    item_weights: Tensor  # (J, H) float32, Vᵀ
+    user_weights: Tensor  # (R, H) float32, Zᵀ
+    bias: Tensor  # (H,) float32, c
+    last: Tensor  # (H,) float32, a
+    item_features: Tensor  # (I, J) float32, b
+    user_features: Tensor  # (U, R) float32, z
+
+    def __post_init__(self) -> None:
+        shape = len(self.user_features), len(self.item_features)
+        _check(shape == (self.num_users, self.num_items), "parts and features do not fit")
+        count, hidden = len(self.center), len(self.last)
+        _check(count <= len(self.base.parts), "a network reads more parts than there are")
+        wanted = {
+            "scale": (count,),
+            "weights": (count, hidden),
+            "item_weights": (self.item_features.shape[1], hidden),
+            "user_weights": (self.user_features.shape[1], hidden),
+            "bias": (hidden,),
+        }
+        fits = all(getattr(self, name).shape == shape for name, shape in wanted.items())
+        _check(fits, "the weights of a network do not fit each other")
+
+    def _ends(self) -> tuple[Scorer, Scorer]:
+        return self.base, self.base
+
+    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
+        total, read = self._parts(user_idx, start, stop)
+        return total.add_(self._correction(read, user_idx, start, stop))
+
+    def correction(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """What is added to the sum. (B, stop - start)."""
+        return self._correction(self._parts(user_idx, start, stop)[1], user_idx, start, stop)
+
+    def _parts(self, user_idx: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The sum (B, n), and the scores that are read (B, P, n): each part is asked once."""
+        total = self.center.new_zeros(len(user_idx), stop - start)
+        read = total.new_empty(len(user_idx), len(self.center), stop - start)
+        for place, (part, weight) in enumerate(
+            zip(self.base.parts, self.base.weights, strict=True)
+        ):
+            inner = part.inner if isinstance(part, Weighted) else part
+            scores = inner.scores(user_idx, start, stop)
+            if place < read.shape[1]:
+                read[:, place] = scores
+            if isinstance(part, Weighted):
+                part.weigh(scores, user_idx, start, stop)
+            total.add_(scores, alpha=weight)
+        return total, read
+
+    def _correction(self, read: Tensor, user_idx: Tensor, start: int, stop: int) -> Tensor:
+        """What is added (B, n); changes what was read."""
+        read.sub_(self.center[:, None]).mul_(self.scale[:, None]).clamp_(-self.CLIP, self.CLIP)
+        of_items = (
+            self.item_weights.T @ self.item_features[start:stop].T + self.bias[:, None]
+        )  # (H, n)
+        of_users = self.user_features[user_idx] @ self.user_weights  # (B, H)
+        found = read.new_empty(len(user_idx), stop - start)
+        maps, last = self.weights.T.contiguous(), self.last[None]
+        # One user and some items at a time: the hidden units of a whole block are H times as large.
+        for user, mine, result in zip(of_users, read, found, strict=True):
+            for first in range(0, stop - start, _UNITS):
+                some = slice(first, first + _UNITS)
+                hidden = torch.addmm(of_items[:, some], maps, mine[:, some])
+                hidden.add_(user[:, None]).relu_()
+                torch.mm(last, hidden, out=result[None, some])
+        return found
 
 
 def _moved(part: Any, device: torch.device | str) -> Any:

@@ -64,7 +64,7 @@ Users = npt.NDArray[np.int64]
 class Part:
     """A scorer that is to join a stack."""
 
-    scorer: Scorer  # of unit spread, if it is to be compared with others
+    scorer: Scorer  # of unit spread, if it is to be compared with others; not a `Weighted` one
     prior: float = 0.0  # its weight before any held-out row has spoken
     varies: bool = False  # whether its weight depends on the features of items and users
 
@@ -119,8 +119,8 @@ class Stack:
         """Plain values, for `run.json`."""
         return asdict(self)
 
-    def scorer(self, parts: Mapping[str, Part], known: Known) -> Sum:
-        """The stack as one scorer: its parts in the order of `weights`, `POPULARITY`, the network.
+    def scorer(self, parts: Mapping[str, Part], known: Known) -> Scorer:
+        """The stack as one scorer: its parts in the order of `weights`, then `POPULARITY`.
 
         Args:
             parts: Those it was learned with, or the same made anew.
@@ -131,12 +131,11 @@ class Stack:
         if self.biases:
             scorers.append(self._popularity(scorers[0], known))
             weights.append(1.0)
-        if self.network:
-            like, read = scorers[0], [parts[name].scorer for name in self.weights]
-            items, users = _features(known, like.num_items, like.num_users)
-            scorers.append(Correction.of(self.network).scorer(read, items, users))
-            weights.append(1.0)
-        return Sum(tuple(scorers), tuple(weights))
+        total = Sum(tuple(scorers), tuple(weights))
+        if not self.network:
+            return total
+        features = _features(known, total.num_items, total.num_users)
+        return Correction.of(self.network).scorer(total, *features)
 
     def varies(self, part: str) -> bool:
         """Whether the weight of a part depends on the item or the user."""

@@ -82,8 +82,9 @@ def decompose(scorer: Scorer, asked: Asked, name: str = "") -> list[Shares]:
     if isinstance(scorer, UserNeighbors):
         value = _score(scorer, asked)
         return [single(name or ALIKE, value)] if value else []
-    if isinstance(scorer, Network):  # it is of all parts together, and not a sum of them
-        return [single(name or TOGETHER, _score(scorer, asked))]
+    if isinstance(scorer, Network):
+        added = scorer.correction(torch.tensor([asked.user]), asked.item, asked.item + 1)
+        return [*decompose(scorer.base, asked), single(TOGETHER, float(added[0, 0]))]
     raise TypeError(f"no rule to explain {type(scorer).__name__}")
 
 

@@ -14,7 +14,7 @@ from mbrec.arrangement import arrange
 from mbrec.config import Settings
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import DataError, UsageError
-from mbrec.explain.decomposition import POPULARITY, TOGETHER, Asked, decompose
+from mbrec.explain.decomposition import POPULARITY, Asked, decompose
 from mbrec.explain.embeddings import EmbeddingShares, done_by
 from mbrec.explain.shares import Shares
 from mbrec.resuming import own_settings
@@ -179,8 +179,7 @@ def _find(kind: str, wanted: int | str, run: Run) -> int:
 def _part_names(run: Run, behavior: str) -> list[str]:
     """What the parts of a stack are called (`mbrec.stacking`); nothing where there is none."""
     learned = (run.info.get("calibration") or {}).get(behavior, {})
-    last = [(POPULARITY, "biases"), (TOGETHER, "network")]
-    return [*learned.get("weights", {}), *(name for name, what in last if learned.get(what))]
+    return [*learned.get("weights", {}), *([POPULARITY] if learned.get("biases") else [])]
 
 
 def _history_weights(

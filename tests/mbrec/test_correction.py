@@ -15,7 +15,7 @@ from mbrec.correction import Correction, fit_correction
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
 from mbrec.ranking import Exclusion
-from mbrec.scoring import Factors, Sum
+from mbrec.scoring import Factors, Network, Sum
 from mbrec.spread import unit_spread
 from mbrec.stacking import Known, Part, Stack, learn_stack
 
@@ -94,7 +94,7 @@ def test_a_few_users_teach_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_scorer_is_the_formula(known: Known) -> None:
     stack = learned(BOTH, 8, known)
     scorer = stack.scorer(PARTS, known)
-    assert isinstance(scorer, Sum)
+    assert isinstance(scorer, Network)
     # The formula of the module's docstring, in NumPy.
     weights = {name: np.array(values) for name, values in stack.network.items()}
     planes = np.stack([dense(part.scorer).double().numpy() for part in PARTS.values()], -1)
@@ -104,7 +104,8 @@ def test_the_scorer_is_the_formula(known: Known) -> None:
         hidden += (POPULAR.double().numpy()[:, None] * weights["item_weights"])[None]
         hidden += (ACTIVE.double().numpy()[:, None] * weights["user_weights"])[:, None]
     expected = np.maximum(hidden, 0) @ weights["last"]
-    np.testing.assert_allclose(dense(scorer.parts[-1]).numpy(), expected, atol=1e-4)
+    added = scorer.correction(torch.arange(scorer.num_users), 0, scorer.num_items)
+    np.testing.assert_allclose(added.numpy(), expected, atol=1e-4)
     plain = Stack(**{**stack.plain(), "network": {}}).scorer(PARTS, known)
     np.testing.assert_allclose(dense(scorer).numpy(), dense(plain).numpy() + expected, atol=1e-4)
 
@@ -114,7 +115,8 @@ def test_candidates_are_scored_as_all_items_are() -> None:
     features = POPULAR[None], ACTIVE[None]
     network = fit_correction(mine, torch.zeros(mine.items.shape), *features, hidden=8)
     assert float(network.last.abs().max()) > 0
-    scorer = network.scorer([part.scorer for part in PARTS.values()], *features)
+    parts = [part.scorer for part in PARTS.values()]
+    scorer = network.scorer(Sum(tuple(parts), (0.0,) * len(parts)), *features)
     there = mine.items >= 0
     everywhere = dense(scorer).gather(1, mine.items.clamp(min=0))
     torch.testing.assert_close(

@@ -90,7 +90,7 @@ def item_side(dataset: PreparedDataset) -> dict[str, Scorer]:
             torch.rand(30, 2, generator=generator),
         ),
         "network": Network(
-            (past, unit_spread(ItemNeighbors(past, neighbors))),
+            Sum((past, unit_spread(ItemNeighbors(past, neighbors))), (0.5, 2.0)),
             *(torch.zeros(2), torch.ones(2), torch.rand(2, 5, generator=generator)),
             *(torch.rand(rows, 5, generator=generator) for rows in (1, 2)),
             *(torch.rand(5, generator=generator), torch.rand(5, generator=generator)),

@@ -53,8 +53,9 @@ ITEM_FEATURES, USER_FEATURES = torch.randn(ITEMS, 3), torch.randn(USERS, 1)
 
 
 def network() -> Network:
+    weighted = Weighted(sparse(HISTORY), BY_USER, BY_ITEM)
     return Network(
-        (Factors(USER_EMB, ITEM_EMB), sparse(HISTORY)),
+        Sum((Factors(USER_EMB, ITEM_EMB), weighted, sparse(HISTORY)), (2.0, 1.0, -0.5)),
         *(CENTER, SCALE, OF_PARTS, OF_ITEMS, OF_USERS, BIAS, LAST, ITEM_FEATURES, USER_FEATURES),
     )
 
@@ -63,7 +64,8 @@ def network_scores() -> torch.Tensor:
     given = torch.stack([USER_EMB @ ITEM_EMB.T, HISTORY], 2)
     hidden = ((given - CENTER) * SCALE).clamp(-6, 6) @ OF_PARTS + BIAS
     hidden = hidden + ITEM_FEATURES @ OF_ITEMS + (USER_FEATURES @ OF_USERS)[:, None]
-    return hidden.relu() @ LAST
+    base = 2 * given[..., 0] + HISTORY * (BY_USER[:, None] + BY_ITEM) - 0.5 * HISTORY
+    return base + hidden.relu() @ LAST
 
 
 KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
@@ -174,7 +176,8 @@ def test_embeddings_have_a_name_for_each_behavior() -> None:
         lambda: Sum((sparse(HISTORY), sparse(SIMILARITY)), (1.0, 1.0)),
         lambda: replace(network(), center=CENTER[:1]),
         lambda: replace(network(), item_features=ITEM_FEATURES[:2]),
-        lambda: replace(network(), parts=(sparse(HISTORY), sparse(SIMILARITY))),
+        lambda: replace(network(), user_features=USER_FEATURES[:2]),
+        lambda: replace(network(), base=Sum((sparse(HISTORY),), (1.0,))),
     ],
 )
 def test_tensors_that_do_not_fit_each_other_are_refused(make: Callable[[], Scorer]) -> None:
