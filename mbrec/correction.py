@@ -84,16 +84,16 @@ class Correction:
 
     def _read(self, pool: Candidates, block: Tensor, items: Tensor, users: Tensor) -> Tensor:
         """The same of some of the users. (n, W)."""
-        given = ((pool.scores[block] - self.center) * self.scale).clamp_(
-            -Network.CLIP, Network.CLIP
-        )
-        hidden = given @ self.weights + self.bias
-        if len(items):
-            # Looked up before the product: gradients of a lookup may add up in any order.
-            hidden = hidden + items.T[pool.items[block].clamp(min=0)] @ self.item_weights
-        if len(users):
-            hidden = hidden + (users[:, pool.users[block]].T @ self.user_weights)[:, None]
-        return torch.relu(hidden) @ self.last
+        given = pool.scores[:, block] - self.center[:, None, None]
+        given.mul_(self.scale[:, None, None]).clamp_(-Network.CLIP, Network.CLIP)
+        # What is known of items is looked up before the product: gradients of a lookup may add up
+        # in any order.
+        read = torch.cat([given, items[:, pool.items[block].clamp(min=0)]])  # (P + J, n, W)
+        maps = torch.cat([self.weights, self.item_weights])
+        of_users = users[:, pool.users[block]].T @ self.user_weights + self.bias  # (n, H)
+        hidden = torch.tensordot(maps.T, read, 1) + of_users.T[:, :, None]  # (H, n, W)
+        found: Tensor = torch.tensordot(self.last, torch.relu(hidden), 1)
+        return found
 
 
 def fit_correction(
@@ -111,32 +111,30 @@ def fit_correction(
     The same on every call: it draws from a generator of its own.
     """
     there = pool.items >= 0
-    values = pool.scores[there]
-    scale = 1 / values.std(0, correction=0).clamp(min=1e-3)
+    values = pool.scores[:, there]
+    scale = 1 / values.std(1, correction=0).clamp(min=1e-3)
     random = torch.Generator().manual_seed(0)
-    bound = (pool.scores.shape[2] + len(items) + len(users)) ** -0.5
+    bound = (len(values) + len(items) + len(users)) ** -0.5
 
     def drawn(*shape: int) -> Tensor:
         """Initial weights, as those of `torch.nn.Linear`."""
         return torch.empty(*shape).uniform_(-bound, bound, generator=random).requires_grad_()
 
     learned = {
-        "weights": drawn(pool.scores.shape[2], hidden),
+        "weights": drawn(len(values), hidden),
         "item_weights": drawn(len(items), hidden),
         "user_weights": drawn(len(users), hidden),
         "bias": drawn(hidden),
         "last": torch.zeros(hidden, requires_grad=True),
     }
-    network = Correction(values.mean(0), scale, **learned)
-    counts = pool.held_out.sum(1)
-    teaching = counts.nonzero().squeeze(1)
-    share = counts.clamp(min=1).rsqrt()  # of each row of a user, as in the stack's likelihood
+    network = Correction(values.mean(1), scale, **learned)
+    share = pool.held_out.sum(1).rsqrt()  # of each row of a user, as in the stack's likelihood
     optimizer = torch.optim.AdamW(learned.values(), lr=_RATE, weight_decay=_DECAY, fused=True)
-    steps = max(_PASSES * -(-len(teaching) // _BATCH), 1)
+    steps = max(_PASSES * -(-len(share) // _BATCH), 1)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for _ in range(_PASSES):
-        order = torch.randperm(len(teaching), generator=random)
-        for batch in torch.split(teaching[order], _BATCH):
+        order = torch.randperm(len(share), generator=random)
+        for batch in torch.split(order, _BATCH):
             scores = base[batch] + network._read(pool, batch, items, users)
             logs = scores.masked_fill(~there[batch], -torch.inf).log_softmax(1)
             found = torch.where(pool.held_out[batch], logs, 0.0).sum(1)

@@ -140,22 +140,28 @@ def adjusted(
         ks: Lengths of the lists.
         metric: Of `mbrec.metrics`.
     """
-    if not len(pool.items):
-        return theta
     theta = theta.copy()
     best = pool.metric(scores, ks, metric)
     for _ in range(_ROUNDS):
         before = theta.copy()
         for part in parts:
             for step in _STEPS:
-                tried = scores + step * pool.scores[:, :, part]
+                tried = torch.add(scores, pool.scores[part], alpha=step)
                 gain = pool.metric(tried, ks, metric) - best
-                if gain.mean() > gain.std() / np.sqrt(len(gain)):
+                if beyond_noise(gain):
                     scores, best = tried, best + gain
                     theta[part] += step
         if np.array_equal(theta, before):
             break
     return theta
+
+
+def beyond_noise(gains: npt.NDArray[np.float64]) -> bool:
+    """Whether the sum of users' gains is more than its standard error, were its expectation 0.
+
+    Users without a gain change nothing.
+    """
+    return bool(gains.sum() > np.sqrt(np.square(gains).sum()))
 
 
 def in_blocks(users: int) -> Iterator[slice]:

@@ -64,7 +64,17 @@ def per_user(
     sizes = np.bincount(relevant.user_idx, minlength=count).astype(np.float64)
     if len(sizes) != count or not sizes.all():
         raise DataError(f"Every one of the {count} ranked users needs a held-out item.")
-    hits = _hits(ranked, relevant)
+    return of_hits(_hits(ranked, relevant), sizes, ks)
+
+
+def of_hits(hits: BoolArray, sizes: FloatArray, ks: Sequence[int]) -> dict[str, FloatArray]:
+    """What `per_user` gives, from what the places of the lists hold.
+
+    Args:
+        hits: Whether it is relevant, best first. (N, k).
+        sizes: The number of relevant items, listed or not. (N,).
+        ks: List lengths.
+    """
     found: dict[str, FloatArray] = {}
     for k in ks:
         found.update(_at(k, hits[:, :k], sizes))

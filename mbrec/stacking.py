@@ -44,8 +44,7 @@ from mbrec.candidates import Candidates, find_candidates
 from mbrec.correction import Correction, fit_correction
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
-from mbrec.logit import Vector, adjusted, in_blocks, likeliest
-from mbrec.metrics import METRICS
+from mbrec.logit import Vector, adjusted, beyond_noise, in_blocks, likeliest
 from mbrec.ranking import Exclusion
 from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
@@ -207,7 +206,7 @@ def learn_stack(
     if known.users:
         found.append(_learned(_Design(parts, known), pool, metric, k))
     best = max(found, key=lambda learned: learned.stack.cross_fitted)
-    if not hidden or int(pool.held_out.any(1).sum()) < FEWEST:
+    if not hidden or len(pool.items) < FEWEST:
         return best.stack
     like = next(iter(parts.values())).scorer
     features = _features(known, like.num_items, like.num_users)
@@ -249,14 +248,13 @@ def _corrected(
     for (others, mine), theta in zip(_folds(len(crossed)), found.folds, strict=True):
         crossed[mine] = fitted(theta, pool.of(others), pool.of(mine))[1]
     after, before = (pool.metric(scores, (k,), metric) for scores in (crossed, found.crossed))
-    gains = after - before
-    if gains.mean() <= gains.std() / len(gains) ** 0.5:
+    if not beyond_noise(after - before):
         return found.stack
     network, scores = fitted(found.theta, pool, pool)
     return replace(
         found.stack,
         network=network.plain(),
-        value=float(pool.metric(scores, (k,), metric).mean()),
+        value=pool.mean(pool.metric(scores, (k,), metric)),
         **_cross_fitted(pool, crossed, metric, k),
     )
 
@@ -264,7 +262,7 @@ def _corrected(
 def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned:
     def value(theta: Vector) -> float:
         """The mean over users of the metric of their lists by θ."""
-        return float(pool.metric(design.scores(pool, theta), (k,), metric).mean())
+        return pool.mean(pool.metric(design.scores(pool, theta), (k,), metric))
 
     def likely(mine: Candidates, start: Vector | None = None) -> Vector:
         """The most likely θ to some candidates."""
@@ -302,7 +300,8 @@ def _folds(count: int) -> Iterator[tuple[Users, Users]]:
 
 def _cross_fitted(pool: Candidates, scores: Tensor, metric: str, k: int) -> dict[str, Any]:
     """What a stack says of scores (N, W), those of every user by what others taught."""
-    figures = {f"{name}@{k}": float(pool.metric(scores, (k,), name).mean()) for name in METRICS}
+    found = pool.metrics(scores, (k,))
+    figures = {name: pool.mean(values) for name, values in found.items()}
     return {"cross_fitted": figures[f"{metric}@{k}"], "cross_fitted_metrics": figures}
 
 
@@ -332,7 +331,7 @@ class _Design:
         """What θ is multiplied by, of the candidates of some users: (F, n, W) float32."""
         # What stands where there is no candidate counts nowhere.
         place = pool.items[block].clamp(min=0)
-        scores = pool.scores[block].permute(2, 0, 1)
+        scores = pool.scores[:, block]
         items, biases = self._items[:, place], self._biases[:, place]
         users = self._users[:, pool.users[block], None]
         varying = scores[self._varying]

@@ -118,7 +118,7 @@ def test_candidates_are_scored_as_all_items_are() -> None:
     parts = [part.scorer for part in PARTS.values()]
     scorer = network.scorer(Sum(tuple(parts), (0.0,) * len(parts)), *features)
     there = mine.items >= 0
-    everywhere = dense(scorer).gather(1, mine.items.clamp(min=0))
+    everywhere = dense(scorer)[mine.users].gather(1, mine.items.clamp(min=0))
     torch.testing.assert_close(
         network.scores(mine, *features)[there], everywhere[there], atol=1e-4, rtol=1e-4
     )

@@ -259,8 +259,14 @@ def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> N
         scorers, rows, exclude, depth=4, others=3, most_users=50, also=[POPULAR]
     )
     popular = set(POPULAR.topk(4).indices.tolist())
-    users = np.linspace(0, USERS - 1, 50).astype(int)
-    for place, user in enumerate(users):
+    asked = np.linspace(0, USERS - 1, 50).astype(int).tolist()
+    assert found.asked == 50
+    assert set(found.users.tolist()) < set(asked)
+    for user in set(asked) - set(found.users.tolist()):  # nothing of theirs is a candidate
+        wanted = set(rows.item_idx[rows.user_idx == user].tolist()) - {int(best.item_idx[user])}
+        ranked = (dense(scorers[n])[user].topk(4).indices.tolist() for n in (0, 2))
+        assert not wanted & set().union(*ranked)
+    for place, user in enumerate(found.users.tolist()):
         mine = [i for i in found.items[place].tolist() if i >= 0]
         assert mine == sorted(set(mine))
         hidden = int(best.item_idx[user])
@@ -275,10 +281,10 @@ def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> N
         assert len(mine) <= 4 + 4 + 4 + 3 + len(stored)
         for part, scorer in enumerate(scorers):
             expected = dense(scorer)[user][mine]
-            torch.testing.assert_close(found.scores[place, : len(mine), part], expected)
+            torch.testing.assert_close(found.scores[part, place, : len(mine)], expected)
         wanted = set(rows.item_idx[rows.user_idx == user].tolist())
         held = [i for i, h in zip(mine, found.held_out[place].tolist(), strict=False) if h]
-        assert held == sorted(wanted & set(mine))
+        assert held == sorted(wanted & set(mine)) != []
     assert not found.held_out[found.items < 0].any()
 
 
@@ -290,7 +296,7 @@ def test_candidates_of_many_parts_do_not_hold_the_scores_of_all(held: Any) -> No
             [factors(1)] * 40, rows, NOTHING, depth=1, others=1, most_users=USERS
         )
     assert torch.equal(many.items, few.items)
-    assert torch.equal(many.scores[:, :, :2], few.scores)
+    assert torch.equal(many.scores[:2], few.scores)
     block = USERS * ITEMS * 4
     assert held.most < 10 * block + 3 * many.scores.nbytes
     assert 40 * block > 2 * (10 * block + 3 * many.scores.nbytes)
@@ -305,5 +311,5 @@ def test_what_is_not_ranked_leaves_no_trace_in_the_scores_of_others() -> None:
     )
     missing = found.items < 0
     assert missing.any()
-    assert not found.scores[missing].any()
+    assert not found.scores[:, missing].any()
     assert found.scores.isfinite().all()
