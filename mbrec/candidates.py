@@ -64,8 +64,10 @@ class Candidates:
             rows = ranked[user]
             own = rows.gather(1, place[:, None])
             rank = (rows > own).sum(1)
-            tied = (rows == own).cumsum(1).gather(1, place[:, None])[:, 0] - 1
-            rank += tied  # of equal scores the lower index comes first
+            tied = ((rows >= own).sum(1) > rank + 1).nonzero()[:, 0]
+            if len(tied):  # of equal scores the lower index comes first
+                earlier = (rows[tied] == own[tied]).cumsum(1) - 1
+                rank[tied] += earlier.gather(1, place[tied, None])[:, 0]
             listed = rank < length
             hits[user[listed].numpy(), rank[listed].numpy()] = True
         return hits

@@ -7,6 +7,7 @@ the lists are better. What they are for: see `mbrec.stacking`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -140,16 +141,21 @@ def adjusted(
         ks: Lengths of the lists.
         metric: Of `mbrec.metrics`.
     """
-    theta = theta.copy()
+    theta, scores = theta.copy(), scores.clone()
     best = pool.metric(scores, ks, metric)
+    bare = replace(pool, scores=pool.scores[:0])
+    touched: dict[int, tuple[npt.NDArray[np.int64], Candidates, Tensor]] = {}
+    for part in parts:  # most are of what few users did: the lists of the others stay
+        users = pool.scores[part].any(1).nonzero()[:, 0].numpy()
+        touched[part] = users, bare.of(users), pool.scores[part, users]
     for _ in range(_ROUNDS):
         before = theta.copy()
-        for part in parts:
+        for part, (users, theirs, plane) in touched.items():
             for step in _STEPS:
-                tried = torch.add(scores, pool.scores[part], alpha=step)
-                gain = pool.metric(tried, ks, metric) - best
+                tried = torch.add(scores[users], plane, alpha=step)
+                gain = theirs.metric(tried, ks, metric) - best[users]
                 if beyond_noise(gain):
-                    scores, best = tried, best + gain
+                    scores[users], best[users] = tried, best[users] + gain
                     theta[part] += step
         if np.array_equal(theta, before):
             break
