@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ def refuse_existing(
         marker: The file by which a folder of ours is known. Without it even `force` does not
             replace a folder: a mistyped path must not cost someone a home folder.
         ours: Names that do not count; nor do temporary files, which nobody would miss.
-        known: All names that such a folder has; with others in it, it is not replaced. None: any.
+        known: All names that such a folder has, as patterns of `fnmatch`; with others in it, it is
+            not replaced. None: any.
     """
     path = Path(path)
     if path.is_file():
@@ -184,8 +186,7 @@ def refuse_existing(
             f"{path} holds other things (it has no {marker}); --force does not replace it.",
             "Choose another path, or empty that folder yourself.",
         )
-    others = sorted(n for n in names if known is not None and n not in known)
-    others = [name for name in others if not name.startswith(TEMPORARY)]
+    others = sorted(n for n in names if known is not None and not _is_among(n, known))
     if others:
         raise UsageError(
             f"{path} holds other things ({', '.join(others[:3])}{', …' * (len(others) > 3)}); "
@@ -230,6 +231,10 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_among(name: str, known: Collection[str]) -> bool:
+    return name.startswith(TEMPORARY) or any(fnmatchcase(name, pattern) for pattern in known)
 
 
 def _exchange(path: Path, work: Path) -> None:
