@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.options import PATH
 
 if TYPE_CHECKING:
     from mbrec.data_prep.synth import SynthOptions
@@ -29,7 +30,7 @@ LIST_LENGTH = 10
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("demo-out"),
     show_default=True,
     help="The folder to make.",

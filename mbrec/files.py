@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mbrec.errors import ArtefactError, UsageError
+from mbrec.errors import RIGHTS, ArtefactError, UsageError
 from mbrec.locks import TEMPORARY, hold, locked
 from mbrec.storage import storage_errors
 
@@ -29,10 +29,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What a process that was killed has left in the folder is removed before.
 
     Raises:
-        UsageError: The folder of `path` does not exist, or `path` is a folder.
+        UsageError: The folder of `path` does not exist or is a file, or `path` is a folder.
         StorageError: The disk is full, or the folder cannot be written to.
     """
     path = Path(path)
+    refuse_file_above(path)
     if not path.parent.is_dir():
         raise UsageError(f"The folder {path.parent} does not exist.", "Make it first.")
     if path.is_dir():
@@ -154,6 +155,17 @@ def refuse_loss(out: Path, needed: Iterable[Path | str]) -> None:
             )
 
 
+def refuse_file_above(path: Path) -> None:
+    """Raise a `UsageError` if `path` cannot be made because something above it is no folder."""
+    for above in Path(path).parents:
+        if above.is_dir():
+            return
+        if os.path.lexists(above):  # a link to nowhere is in the way, too
+            raise UsageError(
+                f"{path} cannot be written: {above} is no folder.", "Choose another path."
+            )
+
+
 def refuse_existing(
     path: Path,
     *,
@@ -174,6 +186,7 @@ def refuse_existing(
             not replaced. None: any.
     """
     path = Path(path)
+    refuse_file_above(path)
     if path.is_file():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another output folder.")
     names = [entry.name for entry in path.iterdir()] if path.exists() else []
@@ -211,12 +224,14 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object; `what` names it in errors.
 
     Raises:
-        ArtefactError: The file is missing, unreadable, not JSON, or not an object.
+        ArtefactError: The file is missing, not JSON, or not an object; caused by a
+            `PermissionError`, it may not be read.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ArtefactError(f"Cannot read {what} {path}: {error.strerror}.") from error
+        remedy = RIGHTS if isinstance(error, PermissionError) else ""
+        raise ArtefactError(f"Cannot read {what} {path}: {error.strerror}.", remedy) from error
     except ValueError as error:
         raise ArtefactError(f"{what} {path} is damaged: {error}.", "Make it again.") from error
     if not isinstance(value, dict):
