@@ -215,6 +215,9 @@ def _explain(error: Exception) -> str:
         return _NO_MEMORY
     if isinstance(error, ImportError):
         return f"{error}. `mbrec doctor` says what this installation lacks."
+    if isinstance(error, UnicodeEncodeError) and error.reason.startswith("surrogates"):
+        near = error.object[max(error.start - 40, 0) : error.end + 40]
+        return f"A name or path is not UTF-8, near {near!r}. Give it another name."
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         remedy = f" {RIGHTS}" if isinstance(error, PermissionError) else ""
