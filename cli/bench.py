@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import printable, show, show_json
+from mbrec.cli.options import PATH
 
 if TYPE_CHECKING:
     from mbrec.bench.plan import Cell
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The bench's folder; what is in it already counts.  [default: runs/bench-<name>]",
 )
 @click.option(

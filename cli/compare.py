@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.options import PATH
 
 
 @click.command("compare")
-@click.argument("run_a", type=click.Path(path_type=Path))
-@click.argument("run_b", type=click.Path(path_type=Path))
+@click.argument("run_a", type=PATH)
+@click.argument("run_b", type=PATH)
 @click.option(
     "--metric",
     default="ndcg@5",

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.options import PATH
 
 if TYPE_CHECKING:
     from mbrec.data_prep.synth import SynthOptions
 
 MARKER = "demo.json"
+LOG, DATA, RUNS, LISTS = "log.csv", "data", "runs", "lists.csv"
 # Tried on the default log: about three times MostPop on every behavior, in a few seconds.
 TRAINING = {"train.epochs": "8", "train.lr": "0.005"}
 MODELS = ("bigel", "mostpop")
@@ -28,7 +30,7 @@ LIST_LENGTH = 10
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("demo-out"),
     show_default=True,
     help="The folder to make.",
@@ -75,7 +77,7 @@ def _folder(out: Path, force: bool) -> Iterator[None]:
     """Make the demo's folder; if the demo does not come to its end, nothing is left of it."""
     from mbrec.files import refuse_existing, write_json
 
-    refuse_existing(out, force=force, marker=MARKER)
+    refuse_existing(out, force=force, marker=MARKER, known=(MARKER, LOG, DATA, RUNS, LISTS))
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
@@ -100,21 +102,21 @@ class Road:
     @property
     def log(self) -> Path:
         """The raw log."""
-        return self.out / "log.csv"
+        return self.out / LOG
 
     @property
     def data(self) -> Path:
         """The prepared dataset."""
-        return self.out / "data"
+        return self.out / DATA
 
     @property
     def lists(self) -> Path:
         """The exported lists."""
-        return self.out / "lists.csv"
+        return self.out / LISTS
 
     def run(self, model: str) -> Path:
         """The run of a model."""
-        return self.out / "runs" / model
+        return self.out / RUNS / model
 
     def walk(self) -> None:
         """Go all steps, saying on stderr what is done."""

@@ -8,7 +8,7 @@ import click
 
 from mbrec.cli.console import show, show_json
 from mbrec.cli.evaluation_tables import beyond_table, metrics_table, sampled_table, slices_table
-from mbrec.cli.options import data_option, ranking_device_option
+from mbrec.cli.options import PATH, data_option, ranking_device_option
 from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.cli.progress import UserProgress
 
@@ -24,7 +24,7 @@ def _parse_ks(ctx: click.Context, parameter: click.Parameter, text: str) -> tupl
 
 
 @click.command("evaluate")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--split",
     type=click.Choice(["valid", "test"]),

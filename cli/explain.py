@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbrec.cli.options import data_option
+from mbrec.cli.options import PATH, data_option
 
 if TYPE_CHECKING:
     from mbrec.cli.plots import Plots
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("explain")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--user", required=True, metavar="ID", help="The shop's id of the user.")
 @click.option("--item", required=True, metavar="ID", help="The shop's id of the item.")
 @click.option("--behavior", metavar="B", help="Whose list.  [default: the target's]")

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from mbrec.cli.console import show, show_json
-from mbrec.cli.options import data_option, ranking_device_option
+from mbrec.cli.options import PATH, data_option, ranking_device_option
 from mbrec.cli.processes import own_team, processes_option, start_ranks
 from mbrec.cli.progress import UserProgress
 
@@ -33,15 +33,15 @@ _LISTS_ONLY = frozenset(
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The file to write: .parquet, .csv or .jsonl (.csv.gz and .jsonl.gz too).",
 )
 @click.option(
     "--embeddings",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Instead of lists, write the vectors of users and items as .npy, with their ids: their "
     "inner product is the score.",
@@ -53,7 +53,7 @@ _LISTS_ONLY = frozenset(
 )
 @click.option(
     "--fold-in",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="LOG",
     help="Lists for the users of this log whom RUN does not know, from their events. A log like "
     "that of the dataset, or a .csv, .tsv or .parquet with user_id, item_id, behavior and, if it "
@@ -75,7 +75,7 @@ _LISTS_ONLY = frozenset(
 )
 @click.option(
     "--users",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Only these users: one id per line, or a .csv or .parquet with a column user_id.  "
     "[default: all]",

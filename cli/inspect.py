@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbrec.cli.options import PATH
+
 if TYPE_CHECKING:
     from mbrec.cli.plots import Plots
 
 
 @click.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.option("--ascii", "plain", is_flag=True, help="Draw with plain ASCII characters.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def command(path: Path, plain: bool, as_json: bool) -> None:

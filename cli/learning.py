@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,8 @@ def learn(
         show_json(run.info)
         return
     show(_table(run.info))
-    show(f"Run: {out}   Next: mbrec {'export' if run.refitted else 'evaluate'} {out}")
+    then, place = "export" if run.refitted else "evaluate", shlex.quote(str(out))
+    show(f"Run: {out}   Next: mbrec {then} {place}")
 
 
 def kept(out: Path, again: str) -> str:

@@ -19,7 +19,7 @@ import click
 from click.shell_completion import shell_complete
 
 from mbrec.cli.console import one_line
-from mbrec.errors import MbrecError
+from mbrec.errors import RIGHTS, MbrecError
 from mbrec.version import __version__
 
 # Verb → one line of help. Each verb's command is `mbrec.cli.<verb>:command`; it is imported only
@@ -215,9 +215,13 @@ def _explain(error: Exception) -> str:
         return _NO_MEMORY
     if isinstance(error, ImportError):
         return f"{error}. `mbrec doctor` says what this installation lacks."
+    if isinstance(error, UnicodeEncodeError) and error.reason.startswith("surrogates"):
+        near = error.object[max(error.start - 40, 0) : error.end + 40]
+        return f"A name or path is not UTF-8, near {near!r}. Give it another name."
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{place}."
+        remedy = f" {RIGHTS}" if isinstance(error, PermissionError) else ""
+        return f"{error.strerror or error}{place}.{remedy}"
     what = f"{type(error).__name__}: {error}"
     return f"mbrec failed in a way it should not: {what}. Add -v to see where."
 

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+from mbrec.errors import RIGHTS
+
+
+def is_text(path: str) -> bool:
+    """Whether a path can be written as UTF-8; file systems take any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class PathType(click.Path):
+    """A path; what is there and may not be read is refused, with what to do about it.
+
+    So is one that is not UTF-8: Arrow cannot open it, and no JSON can name it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; see `click.ParamType.convert`."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not is_text(str(path.absolute())):
+            self.fail(f"{path.absolute()} is not UTF-8. Give it another name.", param, ctx)
+        if path.exists() and not os.access(path, os.R_OK):
+            self.fail(f"{path} may not be read. {RIGHTS}", param, ctx)
+        return path
+
+
+PATH = PathType()
 _DEVICES = click.Choice(["auto", "cpu", "cuda"])
 
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The prepared dataset.  [default: where it was at training]",
 )
 """Of the verbs that read a run."""

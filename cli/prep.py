@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mbrec.cli.console import printable, show, show_json
+from mbrec.cli.options import PATH
 
 if TYPE_CHECKING:
     from mbrec.data_prep.funnel import FunnelStep
@@ -22,7 +23,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _SOURCES = ["ub", "jd", "csv", "given"]
 
 _COLUMN_OPTIONS = [
-    click.option("--mapping", type=click.Path(path_type=Path), help="TOML file with these keys."),
+    click.option("--mapping", type=PATH, help="TOML file with these keys."),
     click.option("--user-col", help="Column of the user  [default: user_id]"),
     click.option("--item-col", help="Column of the item  [default: item_id]"),
     click.option(
@@ -61,7 +62,7 @@ def _column_options(function: _F) -> _F:
     metavar="PATH",
     help="File, folder or 'pattern*', packed or not. Repeatable.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--out", required=True, type=PATH, help="Folder to make.")
 @click.option(
     "--behaviors",
     metavar="A,B,…",

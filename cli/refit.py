@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.learning import check_run_options, kept, learn, run_options, track_option
-from mbrec.cli.options import data_option
+from mbrec.cli.options import PATH, data_option
 from mbrec.cli.processes import processes_option, start_ranks
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command("refit")
-@click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new run's folder.")
+@click.argument("path", metavar="RUN", type=PATH)
+@click.option("--out", required=True, type=PATH, help="The new run's folder.")
 @data_option
 @track_option
 @processes_option("Train columns of the embeddings apart")

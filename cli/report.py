@@ -7,15 +7,13 @@ from pathlib import Path
 import click
 
 from mbrec.cli.console import show, show_json
-from mbrec.cli.options import data_option
+from mbrec.cli.options import PATH, data_option
 from mbrec.cli.progress import UserProgress
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The HTML file to write."
-)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The HTML file to write.")
 @click.option(
     "--split",
     type=click.Choice(["valid", "test"]),
@@ -35,7 +33,7 @@ from mbrec.cli.progress import UserProgress
     "--study",
     "studies",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The folder of a `mbrec tune`: show its trials and what mattered; may be repeated.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from mbrec.cli.console import show
-from mbrec.cli.options import data_option
+from mbrec.cli.options import PATH, data_option
 
 if TYPE_CHECKING:
     from mbrec.export import ExcludeSeen
 
 
 @click.command("serve")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--host",
     default="127.0.0.1",

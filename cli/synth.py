@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import show, show_json
+from mbrec.cli.options import PATH
 
 if TYPE_CHECKING:
     from mbrec.data_prep.synth import SynthSummary
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     required=True,
     help="Where to write; with the suffix .gz, compressed.",

@@ -10,7 +10,7 @@ import click
 
 from mbrec.cli.console import show
 from mbrec.cli.learning import check_run_options, kept, learn, run_options, track_option
-from mbrec.cli.options import engine_option, training_device_option
+from mbrec.cli.options import PATH, engine_option, training_device_option
 from mbrec.cli.processes import processes_option, start_ranks
 from mbrec.models import BUILT_IN
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+@click.argument("data", type=PATH)
+@click.option("--out", required=True, type=PATH, help="The run's folder.")
 @click.option("--model", "method", help=f"{', '.join(BUILT_IN)}.  [default: bigel]")
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option("--config", type=PATH, help="A TOML file of settings.")
 @click.option(
     "--set",
     "overrides",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbrec.cli.console import printable, show, show_json
-from mbrec.cli.options import engine_option, training_device_option
+from mbrec.cli.options import PATH, engine_option, training_device_option
 from mbrec.models import BUILT_IN
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command("tune")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The study's folder.")
+@click.argument("data", type=PATH)
+@click.option("--out", required=True, type=PATH, help="The study's folder.")
 @click.option("--model", "method", help=f"{', '.join(BUILT_IN)}.  [default: bigel]")
 @click.option(
     "--trials",
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--space",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A TOML file: what to search.  [default: the method's space, see --list-space]",
 )
 @click.option("--no-prune", is_flag=True, help="Train every trial to its end.")
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file: where to begin.")
+@click.option("--config", type=PATH, help="A TOML file: where to begin.")
 @click.option(
     "--set",
     "overrides",

@@ -53,6 +53,8 @@ def read_events(
     Raises:
         DataError: The log cannot be read, is of neither kind, or has no usable row.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder.", "Give the file of a log.")
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path of the log.")
     manifest = manifest or {}

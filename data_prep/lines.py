@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mbrec.data_prep.layout import Layout
-from mbrec.errors import DataError
+from mbrec.errors import RIGHTS, DataError
 
 SCHEMA = pa.schema([("line", pa.int64()), ("text", pa.string()), ("flaw", pa.string())])
 FIELD_SEPARATOR = "\x1f"
@@ -199,7 +199,8 @@ def _blocks(path: Path, encoding: str, size: int) -> Iterator[bytes]:
         raise _broken(path, str(error)) from error
     except OSError as error:
         if error.strerror:
-            raise DataError(f"Cannot read {path}: {error.strerror}.") from error
+            remedy = RIGHTS if isinstance(error, PermissionError) else ""
+            raise DataError(f"Cannot read {path}: {error.strerror}.", remedy) from error
         raise _broken(path, str(error)) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def check_metric(text: str) -> str:
 def _figures(run: Run, metric: str, split: HeldOut, other: Run) -> pa.Table:
     """user_id, behavior and metric of every user of a run, checked to be of this run as it is."""
     path = inside(run.path, PER_USER.format(split=split))
-    again = f"Run `mbrec evaluate {run.path} --split {split}` first."
+    evaluate = f"mbrec evaluate {shlex.quote(str(run.path))} --split {split}"
+    again = f"Run `{evaluate}` first."
     if not path.is_file():
         elsewhere: HeldOut = "valid" if split == "test" else "test"
         if all((r.path / PER_USER.format(split=elsewhere)).is_file() for r in (run, other)):
@@ -149,7 +151,7 @@ def _figures(run: Run, metric: str, split: HeldOut, other: Run) -> pa.Table:
             there = [name for name in schema.names if "@" in name]
             raise ArtefactError(
                 f"{path} has no {metric} (it has {', '.join(there)}).",
-                f"Run `mbrec evaluate {run.path} --split {split} --k {_lengths(there, metric)}`.",
+                f"Run `{evaluate} --k {_lengths(there, metric)}`.",
             )
         table = read_columns(path, [USER_ID, BEHAVIOR, metric])
         if any(column.null_count for column in table.columns):

@@ -31,7 +31,7 @@ from pydantic import (
 )
 from pydantic import field_validator as validator
 
-from mbrec.errors import UsageError
+from mbrec.errors import RIGHTS, UsageError
 from mbrec.metrics import METRICS
 from mbrec.models.base import MethodConfig
 from mbrec.models.registry import find
@@ -205,12 +205,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        UsageError: It is not there or not TOML.
+        UsageError: It is not there or not TOML; caused by a `PermissionError`, it may not be read.
     """
     try:
         values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"Cannot read the config file {path}: {error.strerror}.") from error
+        remedy = RIGHTS if isinstance(error, PermissionError) else "Check its path."
+        raise UsageError(
+            f"Cannot read the config file {path}: {error.strerror}.", remedy
+        ) from error
     except ValueError as error:
         raise UsageError(f"The config file {path} is not valid TOML: {error}.") from error
     return values

@@ -35,6 +35,7 @@ SCHEMA_VERSION = 1
 ABOUT = "embeddings.json"
 USERS = "users.parquet"
 ITEMS = "items.parquet"
+FILES = (ABOUT, USERS, ITEMS, "*.users.npy", "*.items.npy", "*.items.faiss")  # as for `fnmatch`
 METRIC = "inner product"
 
 _LONGEST = 80  # characters of a behavior's name in the name of a file
@@ -89,13 +90,13 @@ def export_embeddings(
     Memory holds the run and the vectors of one behavior.
     """
     out = Path(out)
-    refuse_existing(out, force=force, marker=ABOUT)
+    refuse_existing(out, force=force, marker=ABOUT, known=FILES)
     write_index = _index_writer() if faiss else None
     run = Run(path)
     names = known_behaviors(behaviors, run)
     found = {name: _required(run, name) for name in names}
     files: dict[str, dict[str, Any]] = {}
-    with atomic_folder(out, force=force, marker=ABOUT) as folder:
+    with atomic_folder(out, force=force, marker=ABOUT, known=FILES) as folder:
         for name, factors in found.items():
             stem = _stem(name, run.behaviors.index(name))
             users, items = (_plain(table) for table in (factors.user_emb, factors.item_emb))

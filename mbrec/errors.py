@@ -6,6 +6,9 @@ line. A message says what is wrong and where (file, row, value); `remedy` says w
 
 from __future__ import annotations
 
+RIGHTS = "See to the rights of the file, and of the folders above it."
+"""The remedy where something may not be read: to make it anew would not help."""
+
 
 class MbrecError(Exception):
     """Base of all errors that mbrec raises on purpose.

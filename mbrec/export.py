@@ -19,7 +19,7 @@ from torch import Tensor
 from mbrec.columns import SPLITS
 from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
-from mbrec.files import atomic_path, refuse_loss
+from mbrec.files import atomic_path, refuse_file_above, refuse_loss
 from mbrec.graph import merge
 from mbrec.list_tables import Ids, rows_of, schema_of
 from mbrec.locks import locked
@@ -143,6 +143,7 @@ def open_lists(out: Path, *, force: bool, spreadsheet: bool) -> None:
         UsageError: An unknown suffix, `out` exists, or `spreadsheet` and no CSV.
     """
     table_writer(out, spreadsheet=spreadsheet)
+    refuse_file_above(out)
     if out.is_dir():
         raise UsageError(f"{out} is a folder.", "Give the path of a file.")
     if out.exists() and not force:

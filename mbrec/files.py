@@ -9,10 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mbrec.errors import ArtefactError, UsageError
+from mbrec.errors import RIGHTS, ArtefactError, UsageError
 from mbrec.locks import TEMPORARY, hold, locked
 from mbrec.storage import storage_errors
 
@@ -28,10 +29,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What a process that was killed has left in the folder is removed before.
 
     Raises:
-        UsageError: The folder of `path` does not exist, or `path` is a folder.
+        UsageError: The folder of `path` does not exist or is a file, or `path` is a folder.
         StorageError: The disk is full, or the folder cannot be written to.
     """
     path = Path(path)
+    refuse_file_above(path)
     if not path.parent.is_dir():
         raise UsageError(f"The folder {path.parent} does not exist.", "Make it first.")
     if path.is_dir():
@@ -153,6 +155,17 @@ def refuse_loss(out: Path, needed: Iterable[Path | str]) -> None:
             )
 
 
+def refuse_file_above(path: Path) -> None:
+    """Raise a `UsageError` if `path` cannot be made because something above it is no folder."""
+    for above in Path(path).parents:
+        if above.is_dir():
+            return
+        if os.path.lexists(above):  # a link to nowhere is in the way, too
+            raise UsageError(
+                f"{path} cannot be written: {above} is no folder.", "Choose another path."
+            )
+
+
 def refuse_existing(
     path: Path,
     *,
@@ -169,9 +182,11 @@ def refuse_existing(
         marker: The file by which a folder of ours is known. Without it even `force` does not
             replace a folder: a mistyped path must not cost someone a home folder.
         ours: Names that do not count; nor do temporary files, which nobody would miss.
-        known: All names that such a folder has; with others in it, it is not replaced. None: any.
+        known: All names that such a folder has, as patterns of `fnmatch`; with others in it, it is
+            not replaced. None: any.
     """
     path = Path(path)
+    refuse_file_above(path)
     if path.is_file():
         raise UsageError(f"{path} is a file, not a folder.", "Choose another output folder.")
     names = [entry.name for entry in path.iterdir()] if path.exists() else []
@@ -184,8 +199,7 @@ def refuse_existing(
             f"{path} holds other things (it has no {marker}); --force does not replace it.",
             "Choose another path, or empty that folder yourself.",
         )
-    others = sorted(n for n in names if known is not None and n not in known)
-    others = [name for name in others if not name.startswith(TEMPORARY)]
+    others = sorted(n for n in names if known is not None and not _is_among(n, known))
     if others:
         raise UsageError(
             f"{path} holds other things ({', '.join(others[:3])}{', …' * (len(others) > 3)}); "
@@ -210,12 +224,14 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object; `what` names it in errors.
 
     Raises:
-        ArtefactError: The file is missing, unreadable, not JSON, or not an object.
+        ArtefactError: The file is missing, not JSON, or not an object; caused by a
+            `PermissionError`, it may not be read.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ArtefactError(f"Cannot read {what} {path}: {error.strerror}.") from error
+        remedy = RIGHTS if isinstance(error, PermissionError) else ""
+        raise ArtefactError(f"Cannot read {what} {path}: {error.strerror}.", remedy) from error
     except ValueError as error:
         raise ArtefactError(f"{what} {path} is damaged: {error}.", "Make it again.") from error
     if not isinstance(value, dict):
@@ -230,6 +246,10 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is_among(name: str, known: Collection[str]) -> bool:
+    return name.startswith(TEMPORARY) or any(fnmatchcase(name, pattern) for pattern in known)
 
 
 def _exchange(path: Path, work: Path) -> None:

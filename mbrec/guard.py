@@ -119,7 +119,8 @@ def read_object(path: Path, what: str, version: int, remedy: str) -> dict[str, A
 
     Raises:
         ArtefactError: It is missing, no JSON object, too large to be one of ours, of another
-            version, or was changed after it was written.
+            version, or was changed after it was written; or it may not be read.
+        PermissionError: Its folder may not be entered.
     """
     try:
         size = path.stat().st_size
@@ -127,7 +128,11 @@ def read_object(path: Path, what: str, version: int, remedy: str) -> dict[str, A
             raise ArtefactError(f"{what} {path} is damaged: it has {size:,} bytes.", remedy)
         value = read_json(path, what)
     except ArtefactError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise  # it is not damaged: a new one would not help
         raise ArtefactError(error.message, remedy) from error
+    except PermissionError:
+        raise
     except OSError as error:
         raise ArtefactError(f"Cannot read {what} {path}: {error.strerror}.", remedy) from error
     except RecursionError as error:

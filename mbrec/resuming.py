@@ -57,12 +57,14 @@ def own_settings(out: Path) -> Settings:
     """The settings that a run was started with.
 
     Raises:
-        ArtefactError: Its `config.toml` is missing or damaged.
+        ArtefactError: Its `config.toml` is missing or damaged, or may not be read.
     """
     path = inside(out, CONFIG)
     try:
         found = configuration.from_dict(configuration.read_toml(path))
     except UsageError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise ArtefactError(error.message, error.remedy) from error
         raise ArtefactError(
             f"{path} is missing or damaged: {error.message}",
             _REMEDY,
@@ -94,6 +96,8 @@ def _check_journal(path: Path) -> None:
             valid = record.get("valid", {})
             [float(value) for name, value in valid.items() if name != "metric"]
             [(one["finding"], one["behavior"]) for one in record.get("health", ())]
+    except PermissionError:
+        raise  # not damaged: to delete it would lose the figures
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtefactError(
             f"{path} is damaged: {error}.",

@@ -11,13 +11,33 @@ from typing import Any
 import torch
 
 from mbrec.config import Settings
-from mbrec.dataset import MANIFEST, PreparedDataset
+from mbrec.dataset import PreparedDataset
 from mbrec.errors import UsageError
-from mbrec.files import refuse_existing, refuse_loss, write_text
+from mbrec.evaluation import EVALUATION, PER_USER, SAMPLED, SLICES
+from mbrec.files import refuse_existing, write_text
 from mbrec.locks import LOCK
+from mbrec.model_card import CARD
 from mbrec.parallel.team import Team
-from mbrec.run import CONFIG, LAST_LINE, RUN, write_run_info
+from mbrec.run import (
+    CHECKPOINTS,
+    CONFIG,
+    EMBEDDINGS,
+    ITEMS,
+    LAST_LINE,
+    METRICS,
+    RUN,
+    USERS,
+    write_run_info,
+)
+from mbrec.tracking import TENSORBOARD, WANDB_ID
 from mbrec.versions import versions
+
+_MEASURED = (EVALUATION, PER_USER, SLICES, SAMPLED)
+FILES = (
+    *(RUN, CONFIG, METRICS, EMBEDDINGS, USERS, ITEMS, CHECKPOINTS, CARD, TENSORBOARD, WANDB_ID),
+    *(name.format(split=split, count="*") for name in _MEASURED for split in ("valid", "test")),
+)
+"""All that mbrec writes into a run of its own accord, as patterns of `fnmatch`."""
 
 
 def refuse_run(out: Path, force: bool) -> None:
@@ -28,9 +48,8 @@ def refuse_run(out: Path, force: bool) -> None:
             "Go on with it by --resume, replace it by --force, or choose another path.",
         )
     # Settings alone are what a training leaves that was killed when it had just begun.
-    refuse_existing(out, force=force, marker=RUN, ours=(CONFIG,))
-    inside = (path for path in out.glob("*/*") if path.name in (RUN, MANIFEST))
-    refuse_loss(out, (path.parent for path in inside))  # runs and datasets that were put there
+    # What else was put there, lists and notes, datasets and other runs, is not ours to delete.
+    refuse_existing(out, force=force, marker=RUN, ours=(CONFIG,), known=FILES)
 
 
 def start(out: Path, dataset: PreparedDataset, settings: Settings, info: Mapping[str, Any]) -> None:

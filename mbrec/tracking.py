@@ -28,6 +28,8 @@ KINDS = {
 }
 """Kind → the module that it needs, and the package behind it."""
 
+TENSORBOARD, WANDB_ID = "tensorboard", "wandb.id"  # in the run's folder
+
 log = logging.getLogger(__name__)
 
 
@@ -181,7 +183,7 @@ class TensorBoard:
 
     def start(self, run: Path, settings: Mapping[str, Any], epoch: int) -> None:
         """Open an event file; what an earlier one says of this epoch on does not count any more."""
-        self._writer = self._make(str(run / "tensorboard"), purge_step=epoch if epoch > 1 else None)
+        self._writer = self._make(str(run / TENSORBOARD), purge_step=epoch if epoch > 1 else None)
         lines = [f"    {key} = {value!r}" for key, value in settings.items()]
         self._writer.add_text("settings", "\n".join(lines), epoch)
 
@@ -257,7 +259,7 @@ class Wandb:
 
     def start(self, run: Path, settings: Mapping[str, Any], epoch: int) -> None:
         """Begin a run named after the folder; go on with it where a training is gone on with."""
-        wandb, place = import_module("wandb"), run / "wandb.id"
+        wandb, place = import_module("wandb"), run / WANDB_ID
         known = place.read_text(encoding="utf-8").strip() if epoch > 1 and place.is_file() else ""
         identity = known or uuid4().hex[:16]
         place.write_text(identity, encoding="utf-8")

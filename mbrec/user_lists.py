@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from mbrec.columns import USER_ID
-from mbrec.errors import DataError
+from mbrec.errors import RIGHTS, DataError
 
 _HEADER = f"Give a column {USER_ID}, or a .txt file with one id per line."
 
@@ -40,6 +40,8 @@ def read_user_list(path: Path) -> list[int | str]:
             ids = ids[1:] if ids[:1] == [USER_ID] else ids
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.", "Check the path given to --users.") from error
+    except PermissionError as error:
+        raise DataError(f"Cannot read users from {path}: {error.strerror}.", RIGHTS) from error
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"Cannot read users from {path}: {error}.", _HEADER) from error
     ids = [value for value in ids if value not in ("", None)]

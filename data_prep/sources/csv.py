@@ -18,7 +18,7 @@ from mbrec.columns import BEHAVIOR, ITEM_ID, SPLIT, TIMESTAMP, USER_ID
 from mbrec.data_prep.clock import Clock, parse_zone
 from mbrec.data_prep.layout import Column, Layout, Log
 from mbrec.data_prep.lines import first_line, split_quoted
-from mbrec.errors import DataError, UsageError
+from mbrec.errors import RIGHTS, DataError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,7 +69,8 @@ def load_mapping(path: Path) -> Mapping:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.", "Check --mapping.") from error
+        remedy = RIGHTS if isinstance(error, PermissionError) else "Check --mapping."
+        raise UsageError(f"Cannot read {path}: {error.strerror}.", remedy) from error
     except ValueError as error:
         raise UsageError(f"{path} is no TOML file: {error}.") from error
     return make_mapping(values, str(path))

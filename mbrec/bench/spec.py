@@ -38,6 +38,16 @@ from mbrec.models.base import MethodConfig
 
 SELECT = "train.metric"  # what the search maximizes: one for all methods
 
+Grid = dict[str, tuple[Any, ...]]
+
+
+def some_values(grid: Grid) -> Grid:
+    """`grid`; a `ValueError` if a setting of it has no value, since nothing would be tried."""
+    for key, values in grid.items():
+        if not values:
+            raise ValueError(f"{key} has no value to try")
+    return grid
+
 
 class MethodSpec(MethodConfig):
     """One row of the table."""
@@ -48,12 +58,17 @@ class MethodSpec(MethodConfig):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of every run, over the common ones; keys may be dotted."""
 
-    grid: dict[str, tuple[Any, ...]] | None = None
+    grid: Grid | None = None
     """Setting → the values to try; absent: the common grid."""
 
     each: Literal["", "behavior", "order"] = ""
     """"behavior": one training per behavior, on it alone, together one row; "order": one row per
     order of the auxiliary behaviors, but for the prepared one."""
+
+    @validator("grid")
+    @classmethod
+    def _some_values(cls, grid: Grid | None) -> Grid | None:
+        return some_values(grid) if grid is not None else None
 
 
 class BenchSpec(MethodConfig):
@@ -86,7 +101,7 @@ class BenchSpec(MethodConfig):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of all runs."""
 
-    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    grid: Grid = Field(default_factory=dict)
     """The grid of methods that have none of their own."""
 
     methods: dict[str, MethodSpec] = Field(min_length=1)
@@ -111,11 +126,8 @@ class BenchSpec(MethodConfig):
 
     @validator("grid")
     @classmethod
-    def _some_values(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-        for key, values in grid.items():
-            if not values:
-                raise ValueError(f"{key} has no value to try")
-        return grid
+    def _some_values(cls, grid: Grid) -> Grid:
+        return some_values(grid)
 
     @property
     def select(self) -> str:

@@ -37,13 +37,15 @@ Times = npt.NDArray[np.int64]  # (E,)
 
 
 class MethodConfig(BaseModel):
-    """Base of the settings of a method: frozen, and unknown keys are errors.
+    """Base of the settings of a method: frozen; unknown keys and numbers without end are errors.
 
     A table is a setting per behavior: before the method is built, its keys are checked against the
     dataset's behaviors.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class EmbeddingConfig(MethodConfig):

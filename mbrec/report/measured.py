@@ -6,6 +6,7 @@ Nothing is written into the run, and of the held-out rows only those of the spli
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,7 +114,7 @@ def _stored(run: Run, split: HeldOut) -> pa.Table | None:
     path = inside(run.path, PER_USER.format(split=split))
     if not path.is_file():
         return None
-    again = f"Run `mbrec evaluate {run.path} --split {split}` again."
+    again = f"Run `mbrec evaluate {shlex.quote(str(run.path))} --split {split}` again."
     try:
         schema = pq.read_schema(path)
         source = json.loads((schema.metadata or {}).get(SOURCE, b"null"))

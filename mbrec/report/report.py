@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.errors import UsageError
-from mbrec.files import refuse_loss, write_text
+from mbrec.files import refuse_file_above, refuse_loss, write_text
 from mbrec.report.blocks import Section, shown
 from mbrec.report.data import data as data_section
 from mbrec.report.gates import gates
@@ -131,6 +131,7 @@ def _check(paths: Sequence[Path], out: Path, users: int, force: bool) -> None:
         raise UsageError(f"{out} is a folder.", "Name a file in it.")
     if out.exists() and not force:
         raise UsageError(f"{out} exists already.", "Choose another path, or add --force.")
+    refuse_file_above(out)
     if not out.parent.is_dir():
         raise UsageError(f"The folder {out.parent} does not exist.", "Make it first.")
     refuse_loss(out, (file for path in paths for file in Run(path).files()))

@@ -18,7 +18,7 @@ from typing import Any
 from mbrec.config import Settings, flat
 from mbrec.dataset import PreparedDataset
 from mbrec.errors import UsageError
-from mbrec.files import write_json, write_text
+from mbrec.files import refuse_file_above, write_json, write_text
 from mbrec.locks import TEMPORARY, locked
 from mbrec.storage import storage_errors
 from mbrec.tune.markdown import table
@@ -99,6 +99,7 @@ class StudyFolder:
 
     def _check(self, wanted: Mapping[str, Any]) -> bool:
         """Whether the study is there; an error if the folder holds anything else."""
+        refuse_file_above(self.path)
         if self.path.is_file():
             raise UsageError(f"{self.path} is a file.", "Choose a folder for --out.")
         if not (self.path / STUDY).is_file():

@@ -135,6 +135,14 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(
     assert "no run" in mbrec("compare", tiny_run.path, tiny_run.path / "gone")[2]
 
 
+def test_a_command_to_be_copied_works_where_names_have_spaces(
+    tiny_run: Run, flat_run: Run, mbrec: Mbrec
+) -> None:
+    odd = tiny_run.path.rename(tiny_run.path.parent / "my run")
+    error = mbrec("compare", odd, flat_run.path)[2]
+    assert f"Run `mbrec evaluate '{odd}' --split test` first." in error
+
+
 def test_figures_of_the_other_split_are_pointed_to(tiny_run: Run, flat_run: Run) -> None:
     for run in (tiny_run, flat_run):
         evaluate_run(run.path, split="valid")

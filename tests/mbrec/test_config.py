@@ -46,6 +46,8 @@ def test_the_written_config_gives_the_same_settings(tmp_path: Path) -> None:
         ("method=bigle", "Did you mean 'bigel'?"),
         ("engine=tensorflow", "'dgl' or 'torch'"),
         ("model.l2=much", "The setting model.l2 = 'much' does not fit"),
+        ("model.l2=inf", "The setting model.l2 = inf does not fit"),
+        ("train.lr=inf", "The setting train.lr = inf does not fit"),
         ("model.l2={click=-1}", "The setting model.l2.click = -1 does not fit"),
         ("train.weighting=even", "'uncertainty' or 'gradnorm'"),
         ("train.task_weights={click=-1}", "train.task_weights.click = -1"),

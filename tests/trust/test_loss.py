@@ -58,11 +58,67 @@ def test_a_dataset_inside_the_run_that_is_replaced_is_kept(data: Path, tmp_path:
     out = train_run(data, tmp_path / "run", POP).path
     inside = shutil.copytree(data, out / "data")
     for source in (data, inside):
-        with pytest.raises(UsageError, match=r"lies in .*, and would be lost with it"):
+        with pytest.raises(UsageError, match=r"holds other things \(data\)"):
             train_run(source, out, POP, force=True)
     assert PreparedDataset(inside).num_users
     shutil.rmtree(inside)
     train_run(data, out, POP, force=True)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "lists.csv", "evaluation.old.json", "plots/"])
+def test_what_others_put_into_a_run_is_kept(data: Path, tmp_path: Path, name: str) -> None:
+    run = train_run(data, tmp_path / "run", POP)
+    if name.endswith("/"):
+        (run.path / name).mkdir()
+    else:
+        (run.path / name).write_text("dear diary")
+    before = names(run.path)
+    match = rf"holds other things \({name.strip('/')}\); --force does not replace it\. Move them"
+    with pytest.raises(UsageError, match=match):
+        train_run(data, run.path, POP, force=True)
+    with pytest.raises(UsageError, match=match):
+        refit_run(train_run(data, tmp_path / "first", POP).path, run.path, force=True)
+    assert names(run.path) == before
+
+
+@pytest.mark.parametrize("method", ["mostpop", "lightgcn", "bigel-plus"])
+def test_a_run_with_all_that_mbrec_writes_into_it_can_be_replaced(
+    data: Path, tmp_path: Path, mbrec: Mbrec, method: str
+) -> None:
+    out, few = tmp_path / "run", ("--set", "train.epochs=1") if method != "mostpop" else ()
+    call = ("train", data, "--out", out, "--model", method, "--device", "cpu", *few)
+    assert mbrec(*call, "--track", "tensorboard").code == 0
+    for split in ("valid", "test"):
+        more = ("--slices", "--sampled", "7") if split == "test" else ("--slices", "--sampled", "2")
+        assert mbrec("evaluate", out, "--split", split, *more).code == 0
+    assert len(list(out.glob("evaluation.*.json"))) == 4
+    (out / ".mbrec-xyz.guard").touch()  # of a process that was killed
+    (out / "wandb.id").touch()
+    answer = mbrec(*call, "--force")
+    assert answer.code == 0, answer.err
+    assert not (out / "evaluation.test.json").exists()
+
+
+@pytest.mark.parametrize("what", ["embeddings", "demo"])
+def test_other_folders_of_ours_are_not_replaced_with_what_others_put_there(
+    data: Path, tmp_path: Path, mbrec: Mbrec, what: str
+) -> None:
+    out = tmp_path / "out"
+    call: tuple[object, ...] = ("demo", "--out", out)
+    if what == "embeddings":
+        settings = from_dict({"method": "lightgcn", "train": {"epochs": 1}, "device": "cpu"})
+        run = train_run(data, tmp_path / "run", settings)
+        call = ("export", run.path, "--embeddings", out)
+        assert mbrec(*call).code == 0
+        assert mbrec(*call, "--force").code == 0
+    else:
+        out.mkdir()
+        (out / "demo.json").touch()
+    (out / "notes.txt").write_text("dear diary")
+    answer = mbrec(*call, "--force")
+    assert answer.code == 2
+    assert "holds other things (notes.txt)" in answer.error
+    assert (out / "notes.txt").is_file()
 
 
 @pytest.mark.parametrize("name", ["users.parquet", "run.json"])

@@ -83,6 +83,17 @@ def test_ids_from_the_log_do_not_reach_the_terminal_as_they_are(copy: Path, mbre
     assert all(c.isprintable() or c == "\n" for c in answer.out)
 
 
+def test_a_path_that_is_no_text_is_refused_before_anything_is_made(
+    copy: Path, mbrec: Mbrec
+) -> None:
+    before = sorted(copy.rglob("*"))
+    for call in (("train", copy / "data", "--out", copy / "l\udcfc"), ("inspect", "l\udcfc")):
+        answer = mbrec(*call)
+        assert answer.code == 2
+        assert r"l\udcfc is not UTF-8. Give it another name." in answer.error
+    assert sorted(copy.rglob("*")) == before
+
+
 def test_codes_and_file_names_of_a_log_are_escaped(tmp_path: Path, mbrec: Mbrec) -> None:
     log = tmp_path / "l\x1b[2Jog.csv"
     log.write_text(

@@ -174,6 +174,84 @@ def test_a_folder_that_must_not_be_written_is_one_line(
     assert snapshot(sealed) == before
 
 
+@contextmanager
+def as_root() -> Iterator[None]:
+    """Who started the tests again, where `sealed` made somebody else of her."""
+    before = os.geteuid()
+    os.seteuid(os.getuid())
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("log.csv", "prep --source ub --input log.csv --out new"),
+        ("mine.toml", "train data --config mine.toml --out new"),
+        ("mine.toml", "prep --source csv --input log.csv --mapping mine.toml --out new"),
+        ("mine.toml", "bench mine.toml --out new"),
+        ("users.txt", "export run --users users.txt --out new.csv"),
+        ("data", "inspect data"),
+        ("data/manifest.json", "inspect data"),
+        ("data/interactions.parquet", "inspect data"),
+        ("run", "evaluate run"),
+        ("run/run.json", "evaluate run"),
+        ("run/embeddings.safetensors", "explain run --data data --user u1 --item 1001"),
+        ("run/config.toml", "train data --out run --resume"),
+        ("run/metrics.jsonl", "train data --out run --resume --set train.epochs=2"),
+    ],
+)  # fmt: skip
+def test_what_may_not_be_read_is_not_called_damaged(
+    mbrec: Mbrec, sealed: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str
+) -> None:
+    with as_root():
+        sealed.chmod(0o755)
+        for made in ("mine.toml", "users.txt"):
+            (sealed / made).write_text("u1")
+        sealed.chmod(0o555)
+        before = (sealed / name).stat().st_mode
+        (sealed / name).chmod(0)
+    monkeypatch.chdir(sealed)
+    answer = mbrec(*call.split())
+    with as_root():
+        (sealed / name).chmod(before)
+    assert answer.code in (1, 2)
+    assert name in answer.error
+    assert "See to the rights of the file" in answer.error
+    for wrong in ("damaged", "again", "Delete", "anew", "Give a column"):
+        assert wrong not in answer.error
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "prep --source ub --input log.csv --out log.csv/new",
+        "train data --model mostpop --out log.csv/deeper/new",
+        "refit run --out log.csv/new",
+        "tune data --model ease --out log.csv/new",
+        "export run --out log.csv/new.csv",
+        "export run --embeddings log.csv/new",
+        "report run --out log.csv/new.html",
+        "synth --out log.csv/new.csv",
+        "demo --out log.csv/new",
+        "train data --model mostpop --out nowhere/new",
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_named(
+    mbrec: Mbrec, raw: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    (raw / "nowhere").symlink_to(raw / "gone")
+    before = snapshot(raw)
+    monkeypatch.chdir(raw)
+    answer = mbrec(*call.split())
+    assert answer.code == 2
+    what = "nowhere" if "nowhere" in call else "log.csv"
+    assert f"cannot be written: {what} is no folder. Choose another path." in answer.error
+    assert snapshot(raw) == before
+
+
 def test_readers_work_where_nothing_may_be_written(sealed: Path) -> None:
     assert len(PreparedDataset(sealed / "data").pairs("click", "train"))
     assert Run(sealed / "run").scorer("click").num_users == 8

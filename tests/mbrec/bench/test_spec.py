@@ -25,6 +25,8 @@ HEAD = '[datasets]\ntiny = "DATA"\n'
         ('metrics = ["auc"]\n[methods.mostpop]\n', "'auc' is no metric"),
         ('ours = ["me"]\n[methods.mostpop]\n', "no method 'me'"),
         ("trials = 0\n[methods.mostpop]\n", "trials in .* does not fit"),
+        ('[grid]\n"train.lr" = []\n[methods.ease]\n', "train.lr has no value to try"),
+        ('[methods.ease]\ngrid = {"model.l2" = []}\n', "model.l2 has no value to try"),
         ("", "methods in .* does not fit"),
         ('[methods.mostpop]\nsettings = {"train.metric" = "hr@5"}\n', "sets train.metric"),
     ],
