@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from turns import goal, in_turns, machine
 
+from mbrec.network import Network
 from mbrec.ranking import top_k
 from mbrec.run import Run
-from mbrec.scoring import Network, Scorer, Weighted
+from mbrec.scoring import Scorer, Weighted
 
 TURNS = 5
 

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from mbrec.candidates import Candidates
-from mbrec.scoring import Network, Sum
+from mbrec.network import Network
+from mbrec.scoring import Sum
 
 _PASSES = 30
 _BATCH = 64  # users

@@ -48,11 +48,11 @@ from mbrec.folding_neighbors import shrinkage
 from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
 from mbrec.models.base import Times
+from mbrec.network import Network
 from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
-    Network,
     Scorer,
     Sparse,
     Sum,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mbrec.errors import DataError
+from mbrec.network import Network
 from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
-    Network,
     Scorer,
     Sparse,
     Sum,
@@ -72,6 +72,7 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
     stored: dict[tuple[int, ...], str] = {}
 
     def keep(name: str, tensor: Tensor, share: bool) -> str:
+        """The name under which a tensor is stored: its own, or that of the same one before."""
         key = (tensor.data_ptr(), *tensor.shape, *tensor.stride())
         if share and tensor.numel() and key in stored:
             return stored[key]
@@ -82,6 +83,7 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
         return name
 
     def describe(scorer: Any, place: str) -> Description:
+        """The description of a scorer, whose tensors are named after its place."""
         if isinstance(scorer, Sum):
             parts = [describe(part, f"{place}#{n}") for n, part in enumerate(scorer.parts)]
             return {"kind": "sum", "weights": list(scorer.weights), "parts": parts}

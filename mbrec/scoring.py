@@ -3,7 +3,7 @@
 Five kinds cover the methods: `Factors` (inner products), `Sparse` (a few items per user),
 `ItemToItem` or `ItemNeighbors` (the user's history times item similarities), and `UserNeighbors`
 (similarities of users times their histories); `Weighted` weights users and items of one, `Sum`
-adds kinds up, and `Network` adds what it makes of all parts of a sum at once.
+adds kinds up, and `mbrec.network` adds what it makes of all parts of a sum at once.
 All are plain tensors, so a run can hold any of them: see `mbrec.packing`.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 from mbrec.errors import DataError
 from mbrec.graph import Pairs
 
-_UNITS = 2048  # items whose hidden units are computed at a time
 _PRODUCTS = 1 << 20  # of two sparse matrices held at a time
 
 
@@ -61,7 +60,7 @@ class _Movable:
         return type(self)(*(_moved(part, device) for part in held))
 
 
-class _Composed(_Movable, abc.ABC):
+class Composed(_Movable, abc.ABC):
     """A kind that is made of others, which know how many users and items there are."""
 
     @abc.abstractmethod
@@ -92,8 +91,8 @@ class Factors(_Movable):
     item_emb: Tensor  # (I, d) float32
 
     def __post_init__(self) -> None:
-        _check(self.user_emb.dim() == 2 == self.item_emb.dim(), "embeddings are not matrices")
-        _check(self.user_emb.shape[1] == self.item_emb.shape[1], "embedding sizes differ")
+        check(self.user_emb.dim() == 2 == self.item_emb.dim(), "embeddings are not matrices")
+        check(self.user_emb.shape[1] == self.item_emb.shape[1], "embedding sizes differ")
 
     @property
     def num_users(self) -> int:
@@ -125,16 +124,16 @@ class Sparse(_Movable):
     width: Tensor  # () int64, the number of items
 
     def __post_init__(self) -> None:
-        _check(len(self.indptr) > 0 and int(self.indptr[0]) == 0, "CSR rows do not begin at 0")
-        _check(len(self.items) == len(self.values) == int(self.indptr[-1]), "CSR lengths differ")
-        _check(bool((self.indptr.diff() >= 0).all()), "a CSR row has a negative length")
+        check(len(self.indptr) > 0 and int(self.indptr[0]) == 0, "CSR rows do not begin at 0")
+        check(len(self.items) == len(self.values) == int(self.indptr[-1]), "CSR lengths differ")
+        check(bool((self.indptr.diff() >= 0).all()), "a CSR row has a negative length")
         inside = (self.items >= 0) & (self.items < self.width)
-        _check(bool(inside.all()), "an item is out of range")
+        check(bool(inside.all()), "an item is out of range")
         # An item that stands many times in a row would make blocks grow beyond users × items.
         rising = torch.ones(len(self.items) + 1, dtype=torch.bool, device=self.items.device)
         rising[1:-1] = self.items.diff() > 0
         rising[self.indptr] = True  # a new row
-        _check(bool(rising.all()), "the items of a row are not ascending, or one stands twice")
+        check(bool(rising.all()), "the items of a row are not ascending, or one stands twice")
 
     @classmethod
     def of(cls, indptr: Tensor, items: Tensor, values: Tensor, num_items: int) -> Sparse:
@@ -181,7 +180,7 @@ class Sparse(_Movable):
 
 
 @dataclass(frozen=True)
-class ItemToItem(_Composed):
+class ItemToItem(Composed):
     """Score = Σ over the user's history of weight · similarity, with a dense (I, I) matrix."""
 
     history: Sparse  # (U, I)
@@ -189,7 +188,7 @@ class ItemToItem(_Composed):
 
     def __post_init__(self) -> None:
         size = self.history.num_items
-        _check(self.similarity.shape == (size, size), "the similarities do not fit the history")
+        check(self.similarity.shape == (size, size), "the similarities do not fit the history")
 
     def _ends(self) -> tuple[Scorer, Scorer]:
         return self.history, self.history
@@ -204,7 +203,7 @@ class ItemToItem(_Composed):
 
 
 @dataclass(frozen=True)
-class ItemNeighbors(_Composed):
+class ItemNeighbors(Composed):
     """Score = Σ over the user's history of weight · similarity, with few neighbors per item."""
 
     history: Sparse  # (U, I)
@@ -213,7 +212,7 @@ class ItemNeighbors(_Composed):
     def __post_init__(self) -> None:
         size = self.history.num_items
         fits = (self.neighbors.num_users, self.neighbors.num_items) == (size, size)
-        _check(fits, "the neighbors do not fit the history")
+        check(fits, "the neighbors do not fit the history")
 
     def _ends(self) -> tuple[Scorer, Scorer]:
         return self.history, self.neighbors
@@ -224,7 +223,7 @@ class ItemNeighbors(_Composed):
 
 
 @dataclass(frozen=True)
-class UserNeighbors(_Composed):
+class UserNeighbors(Composed):
     """Score = Σ over the user's neighbors of similarity · what they have done."""
 
     similar: Sparse  # (U, V), row: who is asked about; column: one of the V users known
@@ -232,7 +231,7 @@ class UserNeighbors(_Composed):
 
     def __post_init__(self) -> None:
         fits = self.similar.num_items == self.histories.num_users
-        _check(fits, "the histories do not fit the neighbors")
+        check(fits, "the histories do not fit the neighbors")
 
     def _ends(self) -> tuple[Scorer, Scorer]:
         return self.similar, self.histories
@@ -243,7 +242,7 @@ class UserNeighbors(_Composed):
 
 
 @dataclass(frozen=True)
-class Weighted(_Composed):
+class Weighted(Composed):
     """Score = another one's score times the sum of a factor of the user and one of the item."""
 
     inner: Scorer
@@ -251,8 +250,8 @@ class Weighted(_Composed):
     by_item: Tensor  # (I,) float32
 
     def __post_init__(self) -> None:
-        _check(len(self.by_user) == self.inner.num_users, "the factors do not fit the users")
-        _check(len(self.by_item) == self.inner.num_items, "the factors do not fit the items")
+        check(len(self.by_user) == self.inner.num_users, "the factors do not fit the users")
+        check(len(self.by_item) == self.inner.num_items, "the factors do not fit the items")
 
     def _ends(self) -> tuple[Scorer, Scorer]:
         return self.inner, self.inner
@@ -267,16 +266,16 @@ class Weighted(_Composed):
 
 
 @dataclass(frozen=True)
-class Sum(_Composed):
+class Sum(Composed):
     """Score = the sum of the scores of several parts, each with a weight."""
 
     parts: tuple[Scorer, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _check(0 < len(self.parts) == len(self.weights), "parts and weights differ in number")
+        check(0 < len(self.parts) == len(self.weights), "parts and weights differ in number")
         shapes = {(part.num_users, part.num_items) for part in self.parts}
-        _check(len(shapes) == 1, "the parts are for different numbers of users or items")
+        check(len(shapes) == 1, "the parts are for different numbers of users or items")
 
     def _ends(self) -> tuple[Scorer, Scorer]:
         return self.parts[0], self.parts[0]
@@ -287,90 +286,6 @@ class Sum(_Composed):
         for part, weight in zip(self.parts[1:], self.weights[1:], strict=True):
             total.add_(part.scores(user_idx, start, stop), alpha=weight)
         return total
-
-
-@dataclass(frozen=True)
-class Network(_Composed):
-    """Score = a sum, and what one hidden layer makes of its parts, the user and the item.
-
-    base + aᵀ max(0, W x + V b(i) + Z z(u) + c), where x are the scores of the sum's first P parts
-    (of a `Weighted` one what it weights), centered, scaled and clipped; see `mbrec.correction`.
-    H hidden units, J and R numbers of items and users.
-    """
-
-    CLIP: ClassVar[float] = 6.0  # what is further away was hardly seen while it was learned
-
-    base: Sum
-    center: Tensor  # (P,) float32
-    scale: Tensor  # (P,) float32
-    weights: Tensor  # (P, H) float32, Wᵀ
-    item_weights: Tensor  # (J, H) float32, Vᵀ
-    user_weights: Tensor  # (R, H) float32, Zᵀ
-    bias: Tensor  # (H,) float32, c
-    last: Tensor  # (H,) float32, a
-    item_features: Tensor  # (I, J) float32, b
-    user_features: Tensor  # (U, R) float32, z
-
-    def __post_init__(self) -> None:
-        shape = len(self.user_features), len(self.item_features)
-        _check(shape == (self.num_users, self.num_items), "parts and features do not fit")
-        count, hidden = len(self.center), len(self.last)
-        _check(count <= len(self.base.parts), "a network reads more parts than there are")
-        wanted = {
-            "scale": (count,),
-            "weights": (count, hidden),
-            "item_weights": (self.item_features.shape[1], hidden),
-            "user_weights": (self.user_features.shape[1], hidden),
-            "bias": (hidden,),
-        }
-        fits = all(getattr(self, name).shape == shape for name, shape in wanted.items())
-        _check(fits, "the weights of a network do not fit each other")
-
-    def _ends(self) -> tuple[Scorer, Scorer]:
-        return self.base, self.base
-
-    def scores(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
-        """Scores (B, stop - start) of items start … stop-1 for users `user_idx` (B,)."""
-        total, read = self._parts(user_idx, start, stop)
-        return total.add_(self._correction(read, user_idx, start, stop))
-
-    def correction(self, user_idx: Tensor, start: int, stop: int) -> Tensor:
-        """What is added to the sum. (B, stop - start)."""
-        return self._correction(self._parts(user_idx, start, stop)[1], user_idx, start, stop)
-
-    def _parts(self, user_idx: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The sum (B, n), and the scores that are read (B, P, n): each part is asked once."""
-        total = self.center.new_zeros(len(user_idx), stop - start)
-        read = total.new_empty(len(user_idx), len(self.center), stop - start)
-        for place, (part, weight) in enumerate(
-            zip(self.base.parts, self.base.weights, strict=True)
-        ):
-            inner = part.inner if isinstance(part, Weighted) else part
-            scores = inner.scores(user_idx, start, stop)
-            if place < read.shape[1]:
-                read[:, place] = scores
-            if isinstance(part, Weighted):
-                part.weigh(scores, user_idx, start, stop)
-            total.add_(scores, alpha=weight)
-        return total, read
-
-    def _correction(self, read: Tensor, user_idx: Tensor, start: int, stop: int) -> Tensor:
-        """What is added (B, n); changes what was read."""
-        read.sub_(self.center[:, None]).mul_(self.scale[:, None]).clamp_(-self.CLIP, self.CLIP)
-        of_items = (
-            self.item_weights.T @ self.item_features[start:stop].T + self.bias[:, None]
-        )  # (H, n)
-        of_users = self.user_features[user_idx] @ self.user_weights  # (B, H)
-        found = read.new_empty(len(user_idx), stop - start)
-        maps, last = self.weights.T.contiguous(), self.last[None]
-        # One user and some items at a time: the hidden units of a whole block are H times as large.
-        for user, mine, result in zip(of_users, read, found, strict=True):
-            for first in range(0, stop - start, _UNITS):
-                some = slice(first, first + _UNITS)
-                hidden = torch.addmm(of_items[:, some], maps, mine[:, some])
-                hidden.add_(user[:, None]).relu_()
-                torch.mm(last, hidden, out=result[None, some])
-        return found
 
 
 def _moved(part: Any, device: torch.device | str) -> Any:
@@ -411,6 +326,7 @@ def _add(block: Tensor, row: Tensor, item: Tensor, value: Tensor, start: int, st
     return block.index_add_(0, place, value[inside])
 
 
-def _check(holds: bool, problem: str) -> None:
+def check(holds: bool, problem: str) -> None:
+    """Raise a `DataError` if the parts of a kind do not hold together."""
     if not holds:
         raise DataError(f"A scorer does not hold together: {problem}.")

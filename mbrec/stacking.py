@@ -63,9 +63,13 @@ Users = npt.NDArray[np.int64]
 class Part:
     """A scorer that is to join a stack."""
 
-    scorer: Scorer  # of unit spread, if it is to be compared with others; not a `Weighted` one
+    scorer: Scorer  # of unit spread, if it is to be compared with others
     prior: float = 0.0  # its weight before any held-out row has spoken
     varies: bool = False  # whether its weight depends on the features of items and users
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scorer, Weighted):  # a network would read what is weighted instead
+            raise TypeError("a part of a stack must not be weighted already")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from mbrec.explain.shares import Done, Shares, single
+from mbrec.network import Network
 from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
-    Network,
     Scorer,
     Sparse,
     Sum,

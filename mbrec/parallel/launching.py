@@ -105,6 +105,15 @@ class _Rank:
     def start(
         cls, number: int, ranks: int, arguments: Sequence[str], folder: Path, threads: int
     ) -> _Rank:
+        """Start rank `number` of `ranks`; see `end_with_parent` for how it ends with us.
+
+        Args:
+            number: 0 … ranks - 1.
+            ranks: How many there are.
+            arguments: Of the command.
+            folder: Where they meet, and what ranks other than 0 write to standard error is kept.
+            threads: Of each, unless the environment says another number.
+        """
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",

@@ -63,6 +63,7 @@ class Metrics:
         """An ASGI application that measures another one."""
 
         async def measured(scope: Scope, receive: Receive, send: Send) -> None:
+            """The other one; its answers to HTTP requests are counted and timed."""
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return

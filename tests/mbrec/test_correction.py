@@ -14,8 +14,9 @@ from mbrec.candidates import Candidates, find_candidates
 from mbrec.correction import Correction, fit_correction
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
+from mbrec.network import Network
 from mbrec.ranking import Exclusion
-from mbrec.scoring import Factors, Network, Sum
+from mbrec.scoring import Factors, Sum
 from mbrec.spread import unit_spread
 from mbrec.stacking import Known, Part, Stack, learn_stack
 

@@ -19,13 +19,13 @@ from mbrec.errors import ArtefactError, DataError
 from mbrec.folding import FoldIn
 from mbrec.graph import Pairs, merge
 from mbrec.history import latest_first, scorable
+from mbrec.network import Network
 from mbrec.newcomers import export_new_users, find_newcomers
 from mbrec.run import Run
 from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
-    Network,
     Scorer,
     Sparse,
     Sum,

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from mbrec import scoring
 from mbrec.errors import DataError
+from mbrec.network import Network
 from mbrec.packing import pack, unpack
 from mbrec.scoring import (
     Factors,
     ItemNeighbors,
     ItemToItem,
-    Network,
     Scorer,
     Sparse,
     Sum,
