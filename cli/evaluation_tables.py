@@ -25,7 +25,8 @@ _GROUPS = {
 def metrics_table(summary: dict[str, Any], ks: Sequence[int]) -> str:
     """The averages as text: one block per list length, one line per behavior."""
     heads = {k: f"K = {k}" for k in ks}
-    return f"Averages over users, {summary['split']} rows\n{_blocks(summary, heads, '')}"
+    note = f"\n{summary['note']}" if "note" in summary else ""
+    return f"Averages over users, {summary['split']} rows{note}\n{_blocks(summary, heads, '')}"
 
 
 def sampled_table(summary: dict[str, Any], ks: Sequence[int]) -> str:

@@ -91,8 +91,8 @@ def _blends(calibration: Mapping[str, Any] | None) -> str:
         lines.append(f"  {behavior}: {parts}")
         network = ", with a network" if row.get("network") else ""
         lines.append(
-            f"    value {row['value']:.4f}, with prior weights {row['prior']:.4f}, "
-            f"cross-fitted {row['cross_fitted']:.4f}{network}"
+            f"    value {row['cross_fitted']:.4f} cross-fitted, {row['value']:.4f} on the rows "
+            f"learned from, {row['prior']:.4f} with prior weights{network}"
         )
     return "\n".join(lines)
 
@@ -112,9 +112,10 @@ def _figures(split: str, summary: Mapping[str, Any]) -> str:
     keys = [f"{metric}@{lengths[0]}" for metric in _METRICS if f"{metric}@{lengths[0]}" in macro]
     rows = {**summary["behaviors"], "macro": macro}
     title = f"Averages over users, {split} rows"
+    note = [f"  {summary['note']}"] if "note" in summary else []
     first = max(len(title), *(len(name) + 2 for name in rows))
     lines = [f"{title:<{first}}{'users':>9}" + "".join(f"{key.upper():>11}" for key in keys)]
     for name, row in rows.items():
         cells = "".join(f"{'-':>11}" if row[key] is None else f"{row[key]:>11.4f}" for key in keys)
         lines.append(f"{'  ' + name:<{first}}{row.get('users', ''):>9}{cells}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *note])

@@ -164,4 +164,6 @@ def _table(info: Mapping[str, Any]) -> str:
                     f"  valid {behavior:<10} users {values['users']:>7}  "
                     f"NDCG@5 {values['ndcg@5']:.4f}  HR@5 {values['hr@5']:.4f}"
                 )
+        if "note" in info["valid"]:
+            lines.append(f"  {info['valid']['note']}")
     return "\n".join(lines)

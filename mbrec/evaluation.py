@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mbrec import metrics
 from mbrec.columns import BEHAVIOR, USER_ID
+from mbrec.cross_fitting import NOTE, CrossFitted
 from mbrec.dataset import PreparedDataset
 from mbrec.device import pick_device
 from mbrec.errors import DataError, UsageError
@@ -60,6 +61,8 @@ class Evaluation:
     dataset: PreparedDataset
     slices: dict[str, Any] | None = None
     """What `mbrec.slices.slice_results` gives, if it was asked for."""
+    cross_fitted: tuple[str, ...] = ()
+    """The behaviors of which each user was ranked by what others taught: `mbrec.cross_fitting`."""
     sampled: Sampled | None = None
     """The same against sampled negatives, if that was asked for; not comparable."""
 
@@ -67,8 +70,11 @@ class Evaluation:
         """Averages over users per behavior, and their plain mean over behaviors ("macro").
 
         A behavior without held-out rows has 0 users and null metrics, and is not in the macro.
+        "cross_fitted" names the behaviors that are, if any, and "note" says what that means.
         """
-        return {"split": self.split, **averages(self.results, metrics.names(self.ks))}
+        crossed = {"cross_fitted": list(self.cross_fitted), "note": NOTE}
+        found = {"split": self.split, **averages(self.results, metrics.names(self.ks))}
+        return {**found, **crossed} if self.cross_fitted else found
 
     @property
     def missing(self) -> list[str]:
@@ -127,12 +133,14 @@ def evaluate(
             f"{dataset.path} has no behavior {unknown[0]!r}.",
             f"It has {', '.join(dataset.behaviors)}.",
         )
-    results = {}
+    results, crossed = {}, []
     for behavior in (name for name in dataset.behaviors if name in scorers):
-        held_out = dataset.pairs(behavior, split)
+        scorer, held_out = scorers[behavior], dataset.pairs(behavior, split)
+        if isinstance(scorer, CrossFitted) and len(held_out):
+            crossed.append(behavior)
         users, rows = np.unique(held_out.user_idx, return_inverse=True)
         ranked = _ranked(
-            scorers[behavior],
+            scorer,
             dataset,
             behavior,
             torch.from_numpy(users).long(),
@@ -145,7 +153,7 @@ def evaluate(
         values = metrics.per_user(ranked, relevant, ks, whole=True)
         lists = ranked.astype(np.int32) if keep_lists else None
         results[behavior] = BehaviorResult(users, values, lists)
-    return Evaluation(split, ks, results, dataset)
+    return Evaluation(split, ks, results, dataset, cross_fitted=tuple(crossed))
 
 
 def evaluate_run(
@@ -194,7 +202,7 @@ def evaluate_run(
         dataset, place = run.dataset(data, splits=("train", split)), pick_device(device)
         if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
             raise no_rows(dataset, split)
-        scorers = {behavior: run.scorer(behavior).to(place) for behavior in run.behaviors}
+        scorers = {name: scorer.to(place) for name, scorer in run.scorers(split).items()}
         evaluation = evaluate(
             scorers,
             dataset,

@@ -120,6 +120,8 @@ def _figures(figures: Mapping[str, Any]) -> str:
             cells = ("-" if row[key] is None else f"{row[key]:.4f}" for key in keys)
             lines.append(f"| {_plain(name)} | {row.get('users', '')} | {' | '.join(cells)} |")
         blocks.append("\n".join(lines))
+        if "note" in summary:
+            blocks.append(summary["note"])
     if "test" not in figures:
         blocks.append(
             "Validation rows chose the epoch, so these figures flatter. `mbrec evaluate` measures "
@@ -135,11 +137,6 @@ def _limits(run: Mapping[str, Any]) -> str:
         "It repeats what the log holds: what was shown often, and to whom, is ranked higher.",
         *(_plain(finding.get("message")) for finding in run["health"]),
     ]
-    if run["calibration"]:
-        points.append(
-            "What its parts count was learned from validation rows; `cross_fitted` in run.json is "
-            "the fair value."
-        )
     return "\n".join(f"* {point}" for point in points)
 
 

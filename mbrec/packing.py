@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbrec.cross_fitting import CrossFitted
 from mbrec.errors import DataError
 from mbrec.network import Network
 from mbrec.scoring import (
@@ -59,11 +60,20 @@ _DEEPEST = 8  # sums within sums; no method makes more than two
 Description = dict[str, Any]
 
 
-def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[str, Tensor]]:
+def pack(
+    scorers: Mapping[str, Scorer], *others: Mapping[str, Scorer]
+) -> tuple[list[dict[str, Description]], dict[str, Tensor]]:
     """Descriptions (plain types) and tensors (on the CPU) of the scorers of all behaviors.
 
+    Args:
+        scorers: Behavior → what ranks it.
+        others: More scorers of behaviors, for another use.
+
+    Returns:
+        The descriptions of each of these mappings, and the tensors of all.
+
     The embeddings of a behavior's `Factors` are called user/<behavior> and item/<behavior>, a copy
-    for each behavior. Other tensors that behaviors share are stored once.
+    for each behavior. Other tensors that scorers share are stored once.
 
     Raises:
         DataError: A scorer of an unknown kind.
@@ -76,9 +86,12 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
         key = (tensor.data_ptr(), *tensor.shape, *tensor.stride())
         if share and tensor.numel() and key in stored:
             return stored[key]
-        plain = tensor.detach().cpu()
-        # A view, or a tensor stored already: safetensors wants memory that is its own.
-        tensors[name] = plain.contiguous().clone() if not share else plain.contiguous()
+        while name in tensors:  # a behavior may be called like a part of another one's scores
+            name += "~"
+        plain = tensor.detach().cpu().contiguous()
+        # Of a view, or of a tensor stored already: safetensors wants memory that is its own.
+        own = share and plain.untyped_storage().nbytes() == plain.nbytes
+        tensors[name] = plain if own else plain.clone()
         stored[key] = name
         return name
 
@@ -87,6 +100,9 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
         if isinstance(scorer, Sum):
             parts = [describe(part, f"{place}#{n}") for n, part in enumerate(scorer.parts)]
             return {"kind": "sum", "weights": list(scorer.weights), "parts": parts}
+        if isinstance(scorer, CrossFitted):
+            folds = [describe(fold, f"{place}%{n}") for n, fold in enumerate(scorer.folds)]
+            return {"kind": "cross-fitted", "folds": folds}
         if type(scorer) not in _NAMES:
             raise DataError(f"A run cannot hold scores of type {type(scorer).__name__}.")
         found: Description = {"kind": _NAMES[type(scorer)]}
@@ -94,13 +110,16 @@ def pack(scorers: Mapping[str, Scorer]) -> tuple[dict[str, Description], dict[st
             value = getattr(scorer, field.name)
             short = _SHORT.get(field.name, field.name)
             if isinstance(value, Tensor):
-                share = not isinstance(scorer, Factors)
+                share = not (isinstance(scorer, Factors) and scorers.get(place) is scorer)
                 found[field.name] = keep(f"{short}/{place}", value, share)
             else:
                 found[field.name] = describe(value, f"{place}.{short}")
         return found
 
-    return {name: describe(scorer, name) for name, scorer in scorers.items()}, tensors
+    found = [{name: describe(scorer, name) for name, scorer in scorers.items()}]
+    for number, more in enumerate(others, start=1):
+        found.append({name: describe(one, f"{number}/{name}") for name, one in more.items()})
+    return found, tensors
 
 
 def unpack(description: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> Scorer:
@@ -130,6 +149,8 @@ def _unpack(description: Any, tensor: Callable[[str], Tensor], depth: int) -> Sc
         if not all(map(math.isfinite, weights)):
             raise DataError(f"The weights of a sum are {weights}.")
         return Sum(parts, weights)
+    if kind == "cross-fitted":
+        return CrossFitted(tuple(_unpack(fold, tensor, depth + 1) for fold in description["folds"]))
     if not isinstance(kind, str) or kind not in _KINDS:
         raise DataError(f"Unknown kind of scores {kind!r}.")
     values: list[Any] = []

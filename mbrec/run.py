@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -69,6 +70,7 @@ class Run:
             self.dataset_path = Path(self.info["dataset"]["path"])
             self._hashes: dict[str, str] = dict(self.info["files"])
             self._scorers: dict[str, Any] = dict(self.info.get("scorers", {}))
+            self._crossed: dict[str, Any] = dict(self.info.get("cross_fitted", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(self.path / RUN, f"no usable {error}") from error
         if not self._hashes:
@@ -99,18 +101,22 @@ class Run:
                 f"{self.path} has no scores for {behavior!r}.",
                 f"It has {', '.join(self.behaviors)}.",
             )
-        try:
-            scorer = unpack(self._scorers[behavior], self._tensors.__getitem__)
-        except (DataError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.path / EMBEDDINGS, f"it does not fit {RUN}, {error}") from error
-        expected = (len(self.user_ids), len(self.item_ids))
-        found = (scorer.num_users, scorer.num_items)
-        if found != expected:
-            raise _damaged(
-                self.path / EMBEDDINGS,
-                f"{found[0]} × {found[1]} rows where there are {expected[0]} × {expected[1]} ids",
-            )
-        return scorer
+        return self._unpacked(self._scorers[behavior])
+
+    def scorers(self, split: Split) -> dict[str, Scorer]:
+        """Behavior → what its rows of a split are measured by.
+
+        Of a method that learned from validation rows beyond its best epoch, these are ranked by
+        what other users have taught; see `mbrec.cross_fitting`.
+
+        Raises:
+            ArtefactError: See `scorer`.
+        """
+        crossed = self._crossed if split == "valid" else {}
+        return {
+            name: self._unpacked(crossed[name]) if name in crossed else self.scorer(name)
+            for name in self.behaviors
+        }
 
     def factors(self, behavior: str) -> Factors:
         """The final embeddings that rank `behavior`, of a method that has such.
@@ -170,6 +176,20 @@ class Run:
         """What figures of this run are stamped with: they are stale once it differs."""
         return {"dataset": self.dataset_hash, "scores": str(self.info["files"][EMBEDDINGS])}
 
+    def _unpacked(self, description: Any) -> Scorer:
+        try:
+            scorer = unpack(description, self._tensors.__getitem__)
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path / EMBEDDINGS, f"it does not fit {RUN}, {error}") from error
+        expected = (len(self.user_ids), len(self.item_ids))
+        found = (scorer.num_users, scorer.num_items)
+        if found != expected:
+            raise _damaged(
+                self.path / EMBEDDINGS,
+                f"{found[0]} × {found[1]} rows where there are {expected[0]} × {expected[1]} ids",
+            )
+        return scorer
+
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
         path = self._checked(EMBEDDINGS)
@@ -199,19 +219,21 @@ def finish_run(
     info: Mapping[str, Any],
     scorers: Mapping[str, Scorer],
     dataset: PreparedDataset,
+    crossed: Mapping[str, Scorer] = MappingProxyType({}),
     save: Callable[[dict[str, Tensor], Path], object] = save_file,
 ) -> None:
     """Write what readers of a run need: scores, ids, and `run.json` last.
 
     Args:
         path: The run's folder, which exists.
-        info: What is known of the run; `schema_version`, `behaviors`, `dataset`, `scorers` and
-            `files` are added here.
+        info: What is known of the run; `schema_version`, `behaviors`, `dataset`, `scorers`,
+            `cross_fitted` and `files` are added here.
         scorers: Behavior → what ranks it.
         dataset: What it was trained on.
+        crossed: Behavior → what ranks its validation rows instead, where it learned from these.
         save: Writes the tensors of the scorers into a file.
     """
-    descriptions, tensors = pack(scorers)
+    (own, of_folds), tensors = pack(scorers, crossed)
     with ExitStack() as stack:
         new: dict[str, Path] = {}
         for name in (EMBEDDINGS, USERS, ITEMS):
@@ -228,7 +250,7 @@ def finish_run(
         hashes = {name: sha256(temporary) for name, temporary in new.items()}
         # From here on the files may be of two trainings, and the run is none that can be read.
         write_run_info(path, {**info, "status": "training"}, dataset, {})
-    write_run_info(path, {**info, "scorers": descriptions}, dataset, hashes)
+    write_run_info(path, {**info, "scorers": own, "cross_fitted": of_folds}, dataset, hashes)
 
 
 @contextmanager

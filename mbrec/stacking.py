@@ -30,18 +30,18 @@ standard error of the users' paired differences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mbrec.candidates import Candidates, find_candidates
 from mbrec.correction import Correction, fit_correction
+from mbrec.cross_fitting import CrossFitted, folds
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
 from mbrec.logit import Vector, adjusted, beyond_noise, in_blocks, likeliest
@@ -49,14 +49,12 @@ from mbrec.ranking import Exclusion
 from mbrec.scoring import Factors, Scorer, Sum, Weighted
 
 POPULARITY = "popularity"  # the part of a stack that holds all biases
-FOLDS = 5
 FEWEST = 1000  # users who teach a network
 _DEPTH, _OTHERS = 60, 50
 _MOST_USERS = 1 << 13
 _CELLS = 1 << 26  # scores of candidates, 4 bytes each
 
 Slopes = dict[str, dict[str, float]]  # part or bias → feature → slope
-Users = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Stack:
-    """What was learned for one behavior."""
+    """What was learned for one behavior, from all users or without some."""
 
     weights: dict[str, float]  # part → w_p
     by_item: Slopes  # part → feature → v_pq
@@ -98,7 +96,6 @@ class Stack:
     value: float = float("nan")  # the metric, on the rows that it was learned from
     prior: float = float("nan")  # by the prior weights alone
     cross_fitted: float = float("nan")  # each fifth of the users ranked by what the others taught
-    cross_fitted_metrics: dict[str, float] = field(default_factory=dict)  # likewise, of all metrics
     network: dict[str, Any] = field(default_factory=dict)  # what `Correction.plain` gives, or empty
 
     @classmethod
@@ -167,6 +164,18 @@ class Stack:
         return Factors(everyone.T.contiguous(), biases.T @ torch.tensor(rows)).to(like.device)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What all users have taught, and what is learned without each fold of them."""
+
+    stack: Stack
+    folds: tuple[Stack, ...]
+
+    def cross_fitted(self, parts: Mapping[str, Part], known: Known) -> CrossFitted:
+        """What ranks the rows that it was learned from: see `Stack.scorer`."""
+        return CrossFitted(tuple(stack.scorer(parts, known) for stack in self.folds))
+
+
 def learn_stack(
     parts: Mapping[str, Part],
     known: Known,
@@ -176,7 +185,7 @@ def learn_stack(
     metric: str,
     k: int,
     hidden: int = 0,
-) -> Stack:
+) -> Learned:
     """Learn the weights of one behavior.
 
     Args:
@@ -206,20 +215,20 @@ def learn_stack(
         most_users=max(min(_MOST_USERS, _CELLS // (width * len(parts))), 1),
         also=[known.biases[name] for name in known.leading],
     )
-    found = [_learned(_Design(parts, replace(known, users={})), pool, metric, k)]
+    found = [_weights(_Design(parts, replace(known, users={})), pool, metric, k)]
     if known.users:
-        found.append(_learned(_Design(parts, known), pool, metric, k))
-    best = max(found, key=lambda learned: learned.stack.cross_fitted)
+        found.append(_weights(_Design(parts, known), pool, metric, k))
+    best = max(found, key=lambda weights: weights.stack.cross_fitted)
     if not hidden or len(pool.items) < FEWEST:
-        return best.stack
+        return best.learned()
     like = next(iter(parts.values())).scorer
     features = _features(known, like.num_items, like.num_users)
     return _corrected(best, pool, features, hidden, metric, k)
 
 
 @dataclass(frozen=True)
-class _Learned:
-    """A stack, and those of all folds: what its scores were where it had not learned."""
+class _Weights:
+    """What was learned as numbers, without a network."""
 
     stack: Stack
     design: _Design
@@ -227,15 +236,19 @@ class _Learned:
     folds: list[Vector]  # θ of all users but those of the fold
     crossed: Tensor  # (N, W), the scores of every user by what others taught
 
+    def learned(self) -> Learned:
+        """The same by name."""
+        return Learned(self.stack, tuple(self.design.stack(theta) for theta in self.folds))
+
 
 def _corrected(
-    found: _Learned,
+    found: _Weights,
     pool: Candidates,
     features: tuple[Tensor, Tensor],
     hidden: int,
     metric: str,
     k: int,
-) -> Stack:
+) -> Learned:
     """The stack with a network, cross-fitted as the stack was; or as it is.
 
     The network is kept if the lists of users whom it was not learned from are better by more than a
@@ -248,25 +261,29 @@ def _corrected(
         network = fit_correction(teachers, base, *features, hidden)
         return network, found.design.scores(asked, theta) + network.scores(asked, *features)
 
-    crossed = torch.empty(pool.items.shape)
-    for (others, mine), theta in zip(_folds(len(crossed)), found.folds, strict=True):
-        crossed[mine] = fitted(theta, pool.of(others), pool.of(mine))[1]
+    crossed, networks = torch.empty(pool.items.shape), []
+    for (others, mine), theta in zip(folds(pool.users.numpy()), found.folds, strict=True):
+        network, crossed[mine] = fitted(theta, pool.of(others), pool.of(mine))
+        networks.append(network.plain())
     after, before = (pool.metric(scores, (k,), metric) for scores in (crossed, found.crossed))
+    bare = found.learned()
     if not beyond_noise(after - before):
-        return found.stack
+        return bare
     network, scores = fitted(found.theta, pool, pool)
-    return replace(
-        found.stack,
+    stack = replace(
+        bare.stack,
         network=network.plain(),
         value=pool.mean(pool.metric(scores, (k,), metric)),
-        **_cross_fitted(pool, crossed, metric, k),
+        cross_fitted=pool.mean(after),
     )
+    with_networks = zip(bare.folds, networks, strict=True)
+    return Learned(stack, tuple(replace(fold, network=plain) for fold, plain in with_networks))
 
 
-def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned:
-    def value(theta: Vector) -> float:
-        """The mean over users of the metric of their lists by θ."""
-        return pool.mean(pool.metric(design.scores(pool, theta), (k,), metric))
+def _weights(design: _Design, pool: Candidates, metric: str, k: int) -> _Weights:
+    def value(scores: Tensor) -> float:
+        """The mean over users of the metric of their lists."""
+        return pool.mean(pool.metric(scores, (k,), metric))
 
     def likely(mine: Candidates, start: Vector | None = None) -> Vector:
         """The most likely θ to some candidates."""
@@ -280,33 +297,18 @@ def _learned(design: _Design, pool: Candidates, metric: str, k: int) -> _Learned
 
     of_all = likely(pool)
     theta = listed(pool, of_all)
-    crossed, folds = torch.empty(pool.items.shape), []
-    for others, mine in _folds(len(crossed)):
+    crossed, without = torch.empty(pool.items.shape), []
+    for others, mine in folds(pool.users.numpy()):
         teachers = pool.of(others)
-        folds.append(listed(teachers, likely(teachers, of_all)))
-        crossed[mine] = design.scores(pool.of(mine), folds[-1])
+        without.append(listed(teachers, likely(teachers, of_all)))
+        crossed[mine] = design.scores(pool.of(mine), without[-1])
     stack = replace(
         design.stack(theta),
-        value=value(theta),
-        prior=value(design.prior),
-        **_cross_fitted(pool, crossed, metric, k),
+        value=value(design.scores(pool, theta)),
+        prior=value(design.scores(pool, design.prior)),
+        cross_fitted=value(crossed),
     )
-    return _Learned(stack, design, theta, folds, crossed)
-
-
-def _folds(count: int) -> Iterator[tuple[Users, Users]]:
-    """For every fold of so many users those who teach, and those who are asked."""
-    everyone = np.arange(count)
-    for fold in range(min(FOLDS, count)):
-        mine = everyone % FOLDS == fold
-        yield everyone[~mine], everyone[mine]
-
-
-def _cross_fitted(pool: Candidates, scores: Tensor, metric: str, k: int) -> dict[str, Any]:
-    """What a stack says of scores (N, W), those of every user by what others taught."""
-    found = pool.metrics(scores, (k,))
-    figures = {name: pool.mean(values) for name, values in found.items()}
-    return {"cross_fitted": figures[f"{metric}@{k}"], "cross_fitted_metrics": figures}
+    return _Weights(stack, design, theta, without, crossed)
 
 
 class _Design:

@@ -179,7 +179,8 @@ def _finish(
     """Evaluate the method and write the run; with a team, as if one process had trained it."""
     scorers = method.scorers()
     columns = method.columns if isinstance(method, TrainedMethod) else Columns()
-    whole = WholeFactors(scorers, columns)
+    crossed = method.cross_fitted() if isinstance(method, TrainedMethod) else {}
+    whole = WholeFactors({**scorers, **crossed}, columns)
     result = evaluate(whole, dataset, "valid", team=team) if _held_out(dataset) else None
     info["valid"] = result.summary() if result is not None else None
 
@@ -187,10 +188,10 @@ def _finish(
         tensor_file.write(path, tensors, dict.fromkeys(tensors, columns))
 
     if not team.first:
-        save(pack(scorers)[1], None)
+        save(pack(scorers, crossed)[1], None)
     else:
         given = {"save": save} if columns.split else {}
-        finish_run(out, {**info, "status": "finished"}, scorers, dataset, **given)
+        finish_run(out, {**info, "status": "finished"}, scorers, dataset, crossed, **given)
         write_card(out, dataset.manifest)
     team.wait()
 

@@ -205,6 +205,14 @@ class TrainedMethod(nn.Module, Method):
         """
         return {}
 
+    def cross_fitted(self) -> Mapping[str, Scorer]:
+        """After `calibrate`: behavior → what ranks its validation rows, where it learned from them.
+
+        Each user is ranked by what other users have taught (`mbrec.cross_fitting`): the scorers of
+        `scorers` know her rows. Nothing by default: these rank the validation rows, too.
+        """
+        return {}
+
     def adopt(self, calibration: Mapping[str, Any]) -> None:
         """Take over what `calibrate` chose in another training of the same method.
 

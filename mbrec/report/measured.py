@@ -94,8 +94,7 @@ def measure(
             )
         raise no_rows(dataset, split)
     ks = _lengths(held) if held else DEFAULT_KS
-    scorers = {behavior: run.scorer(behavior) for behavior in run.behaviors}
-    found = evaluate(scorers, dataset, split, ks=ks, keep_lists=True, progress=progress)
+    found = evaluate(run.scorers(split), dataset, split, ks=ks, keep_lists=True, progress=progress)
     slices = slice_results(found.results, dataset, split, ks)
     if held:
         return _measured(run, held, split, slices)

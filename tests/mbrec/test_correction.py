@@ -51,7 +51,7 @@ BOTH = best_by(torch.mul(*(dense(part.scorer) for part in PARTS.values())))
 
 
 def learned(rows: Pairs, hidden: int, known: Known = KNOWN) -> Stack:
-    return learn_stack(PARTS, known, rows, NOTHING, metric="ndcg", k=5, hidden=hidden)
+    return learn_stack(PARTS, known, rows, NOTHING, metric="ndcg", k=5, hidden=hidden).stack
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,17 @@ def test_a_network_that_makes_lists_worse_is_not_kept(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(stacking, "fit_correction", wrong)
     assert learned(BOTH, 8) == learned(BOTH, 0)
+
+
+def test_every_fold_has_a_network_of_its_own() -> None:
+    found = learn_stack(PARTS, KNOWN, BOTH, NOTHING, metric="ndcg", k=5, hidden=8)
+    networks = [fold.network["last"] for fold in (found.stack, *found.folds)]
+    assert all(a != b for n, a in enumerate(networks) for b in networks[:n])
+    scores = dense(found.cross_fitted(PARTS, KNOWN))
+    for number, fold in enumerate(found.folds):
+        mine = torch.arange(USERS) % len(found.folds) == number
+        expected = dense(fold.scorer(PARTS, KNOWN))[mine]
+        torch.testing.assert_close(scores[mine], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_few_users_teach_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,9 @@ def test_what_a_network_makes_of_all_parts_is_one_share(
     values = {"method": "bigel-plus", "model": model, "train": {"epochs": 1, "batch_size": 64}}
     run = train_run(tiny_dataset.path, tmp_path / "run", from_dict(values))
     for behavior, stack in run.info["calibration"].items():
-        # What was measured on all items is what the network had promised on the candidates.
+        # What was measured on all items is what the networks had promised on the candidates.
         measured = run.info["valid"]["behaviors"][behavior]["ndcg@5"]
-        assert stack["value"] == pytest.approx(measured, abs=1e-6)
+        assert stack["cross_fitted"] == pytest.approx(measured, abs=1e-6)
         explanation = explain_run(run.path, "u5", 1007, behavior=behavior)
         assert gap(explanation) < 1e-5 * max(1.0, abs(explanation.score))
         assert [shares.part for shares in explanation.shares].count(TOGETHER) == 1

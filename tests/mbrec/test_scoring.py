@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mbrec import scoring
+from mbrec.cross_fitting import CrossFitted
 from mbrec.errors import DataError
 from mbrec.network import Network
 from mbrec.packing import pack, unpack
@@ -89,6 +90,10 @@ KINDS: dict[str, tuple[Callable[[], Scorer], torch.Tensor]] = {
         2 * USER_EMB @ ITEM_EMB.T - 0.5 * HISTORY,
     ),
     "network": (network, network_scores()),
+    "cross-fitted": (
+        lambda: CrossFitted((Factors(USER_EMB, ITEM_EMB), sparse(HISTORY))),
+        torch.where(torch.arange(USERS)[:, None] % 2 == 0, USER_EMB @ ITEM_EMB.T, HISTORY),
+    ),
 }
 
 
@@ -108,7 +113,7 @@ def test_a_block_of_scores_is_that_block_of_the_dense_matrix(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_scorer_comes_back_from_a_file_as_it_was(kind: str, tmp_path: Path) -> None:
     make, expected = KINDS[kind]
-    descriptions, tensors = pack({"click": make(), "purchase": make()})
+    (descriptions,), tensors = pack({"click": make(), "purchase": make()})
     save_file(tensors, tmp_path / "scores")
     loaded = load_file(tmp_path / "scores")
     for behavior in ("click", "purchase"):
@@ -154,6 +159,32 @@ def test_a_matrix_that_behaviors_share_is_stored_once() -> None:
     shared = ItemToItem(sparse(HISTORY), SIMILARITY)
     _, tensors = pack({"click": shared, "purchase": ItemToItem(sparse(HISTORY), SIMILARITY)})
     assert sum(tensor.shape == (ITEMS, ITEMS) for tensor in tensors.values()) == 1
+
+
+def test_the_parts_of_the_folds_are_those_of_the_whole() -> None:
+    table = torch.randn(USERS + ITEMS, 4)
+    parts = Factors(table[:USERS], table[USERS:]), sparse(HISTORY)  # views: one storage
+    whole = Sum(parts, (2.0, 1.0))
+    folds = CrossFitted((Sum(parts, (1.0, 3.0)), Sum(parts, (0.0, 1.0))))
+    (mine, crossed), tensors = pack({"click": whole}, {"click": folds})
+    assert len(tensors) == 2 + 4
+    users = torch.arange(USERS)
+    for scorer, description in ((whole, mine["click"]), (folds, crossed["click"])):
+        found = unpack(description, tensors.__getitem__)
+        torch.testing.assert_close(
+            found.scores(users, 0, ITEMS), scorer.scores(users, 0, ITEMS), rtol=0, atol=0
+        )
+
+
+def test_behaviors_that_are_called_like_parts_of_others_keep_their_scores() -> None:
+    first = Factors(torch.randn(USERS, 4), torch.randn(ITEMS, 4))
+    second = Factors(torch.randn(USERS, 4), torch.randn(ITEMS, 4))
+    (described,), tensors = pack({"click": Sum((first, first), (1.0, 1.0)), "click#0": second})
+    whole, alone = (unpack(one, tensors.__getitem__) for one in described.values())
+    assert isinstance(whole, Sum)
+    users = torch.arange(USERS)
+    for found, expected in ((whole.parts[0], first), (alone, second)):
+        assert torch.equal(found.scores(users, 0, ITEMS), expected.scores(users, 0, ITEMS))
 
 
 def test_embeddings_have_a_name_for_each_behavior() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from mbrec import stacking
 from mbrec.candidates import find_candidates
+from mbrec.cross_fitting import FOLDS
 from mbrec.graph import Pairs
 from mbrec.logit import PENALTY
 from mbrec.ranking import Exclusion
@@ -101,7 +102,7 @@ def learned(
     known: Known | None = None,
     exclude: Exclusion = NOTHING,
 ) -> Stack:
-    return learn_stack(parts, known or Known(), rows, exclude, metric="ndcg", k=5)
+    return learn_stack(parts, known or Known(), rows, exclude, metric="ndcg", k=5).stack
 
 
 def test_a_part_that_holds_the_truth_is_found_and_noise_is_left_out() -> None:
@@ -178,7 +179,7 @@ def test_the_weights_are_those_of_the_smallest_loss(monkeypatch: pytest.MonkeyPa
         others=1,
         most_users=USERS,
     )
-    stack = stacking._learned(stacking._Design(parts, known), pool, "ndcg", 5).stack
+    stack = stacking._weights(stacking._Design(parts, known), pool, "ndcg", 5).stack
     a, b = (dense(part.scorer).double().numpy() for part in parts.values())
     x, y = (t.double().numpy() for t in (POPULAR, POPULAR.square()))
     z = active.double().numpy()[:, None]
@@ -246,8 +247,38 @@ def test_one_user_is_enough() -> None:
 def test_lists_that_are_longer_than_the_catalog_are_measured() -> None:
     parts = {"a": Part(factors(1), prior=1.0), "done": Part(sparse(USERS, 2))}
     rows = held_out(dense(parts["a"].scorer), 2)
-    stack = learn_stack(parts, Known(), rows, NOTHING, metric="ndcg", k=ITEMS)
+    stack = learn_stack(parts, Known(), rows, NOTHING, metric="ndcg", k=ITEMS).stack
     assert stack.value > 0.5
+
+
+def test_what_ranks_the_rows_learned_from_does_not_know_the_users_own() -> None:
+    """Other rows of one user: she and her fold are ranked as before, all others otherwise."""
+    part = Part(unit_spread(factors(1)), varies=True)
+    parts = {"part": part, "done": Part(sparse(USERS, 2))}
+    active = torch.randn(USERS, generator=random(21))
+    known = Known({"x": POPULAR}, {"z": active}, {"y": POPULAR})
+    scores = dense(part.scorer) + 0.5 * POPULAR
+    before, after = held_out(scores, 5), held_out(scores, 5)
+    after.item_idx[7 * 5 : 8 * 5] = (-scores[7]).topk(5).indices.sort().values.numpy()
+
+    def crossed(rows: Pairs) -> torch.Tensor:
+        learned = learn_stack(parts, known, rows, NOTHING, metric="ndcg", k=5)
+        return dense(learned.cross_fitted(parts, known))
+
+    moved = (crossed(before) - crossed(after)).abs().amax(1)
+    mine = torch.arange(USERS) % FOLDS == 7 % FOLDS
+    # Not to the bit: a fold's search begins where that of all users has ended.
+    assert moved[mine].max() < 0.01 < 0.1 * moved[~mine].min()
+
+
+def test_the_cross_fitted_value_is_that_of_the_cross_fitted_lists() -> None:
+    parts = {"first": Part(unit_spread(factors(1))), "noise": Part(unit_spread(factors(3)))}
+    rows = held_out(dense(parts["first"].scorer) + torch.randn(USERS, ITEMS), 5)
+    learned = learn_stack(parts, Known(), rows, NOTHING, metric="hr", k=5)
+    best = dense(learned.cross_fitted(parts, Known())).topk(5, dim=1).indices
+    wanted = torch.from_numpy(rows.item_idx.reshape(USERS, 5)).long()
+    hits = (best[:, :, None] == wanted[:, None]).any((1, 2))
+    assert learned.stack.cross_fitted == pytest.approx(float(hits.float().mean()))
 
 
 def test_candidates_are_the_best_of_every_part_without_what_is_not_ranked() -> None:

@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from mbrec.bench.plan import Cell, make_plan
 from mbrec.bench.spec import load_spec
 from mbrec.config import from_dict
+from mbrec.cross_fitting import FOLDS, CrossFitted
 from mbrec.dataset import INTERACTIONS, MANIFEST, PreparedDataset
 from mbrec.errors import ArtefactError, LeakageError
 from mbrec.evaluation import evaluate_run
 from mbrec.guard import seal
 from mbrec.interactions import INTERACTIONS_SCHEMA
 from mbrec.run import EMBEDDINGS
-from mbrec.training import train_run
+from mbrec.training import refit_run, train_run
 
 Row = tuple[int, int, str, str]
 MakeDataset = Callable[..., PreparedDataset]
@@ -92,6 +93,36 @@ def test_other_test_rows_change_nothing_that_is_trained_or_chosen(
     for tensors, other in others:
         assert other == chosen
         assert all(torch.equal(first[name], tensors[name]) for name in first)
+
+
+def test_validation_figures_are_of_lists_that_do_not_know_the_users_rows(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    """A stack learned from a user's rows has lists for them; her figures are of other ones."""
+    dataset = make_dataset(rows(), users=30, items=20, behaviors=["click", "buy"])
+    run = train_run(dataset.path, tmp_path / "run", settings("bigel-plus"))
+    assert run.info["valid"]["cross_fitted"] == ["click", "buy"]
+    assert evaluate_run(run.path, split="valid").summary() == run.info["valid"]
+    everyone = torch.arange(30)
+    for behavior, own in run.scorers("valid").items():
+        exported = run.scorer(behavior)
+        assert isinstance(own, CrossFitted)
+        ranked = [fold.scores(everyone[:1], 0, 20) for fold in own.folds]
+        assert len(torch.unique(torch.cat(ranked), dim=0)) == FOLDS  # each taught by others
+        of_test = run.scorers("test")[behavior].scores(everyone, 0, 20)
+        assert torch.equal(of_test, exported.scores(everyone, 0, 20))
+        assert not torch.equal(of_test, own.scores(everyone, 0, 20))
+    assert "cross_fitted" not in evaluate_run(run.path, split="test").summary()
+
+
+def test_a_refit_has_no_rows_left_to_be_measured_by(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    dataset = make_dataset(rows(), users=30, items=20, behaviors=["click", "buy"])
+    train_run(dataset.path, tmp_path / "run", settings("bigel-plus"))
+    again = refit_run(tmp_path / "run", tmp_path / "again")
+    assert again.info["calibration"]
+    assert not again.info["cross_fitted"]
 
 
 def test_figures_of_another_dataset_are_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:

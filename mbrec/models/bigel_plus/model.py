@@ -41,7 +41,7 @@ from mbrec.sampling import Batch
 from mbrec.scoring import Factors, Scorer
 from mbrec.similar_users import require_similar_users
 from mbrec.spread import unit_spread
-from mbrec.stacking import Known, Part, Stack, learn_stack
+from mbrec.stacking import Known, Learned, Part, Stack, learn_stack
 
 _CASCADE, _CONTEXT, _LINEAR = 0.15, 0.3, 0.03  # prior weights, near those learned on JD
 
@@ -170,6 +170,9 @@ class BigelPlus(TrainedMethod):
         self.config = config
         self._context = context
         self._stacks: dict[str, Stack] = {}
+        # What calibration learned, and the parts that it learned them with: made once, they are
+        # the same tensors wherever a run holds them.
+        self._learned: dict[str, tuple[Learned, dict[str, Part]]] = {}
         members = config.members if config.cascade else 0
         self.cascades = nn.ModuleList(Bigel(config, context) for _ in range(members))
         self.context = (
@@ -231,8 +234,9 @@ class BigelPlus(TrainedMethod):
             return {}
         branches = self._branches()
         for behavior, pairs in valid.items():
-            self._stacks[behavior] = learn_stack(
-                {**branches[behavior], **self._counted(behavior)},
+            parts = {**branches[behavior], **self._counted(behavior)}
+            learned = learn_stack(
+                parts,
                 self._known,
                 pairs,
                 Exclusion.from_pairs(self._context.train[behavior], self._context.num_users),
@@ -240,6 +244,8 @@ class BigelPlus(TrainedMethod):
                 k=k,
                 hidden=self.config.network,
             )
+            self._learned[behavior] = learned, parts
+            self._stacks[behavior] = learned.stack
         return {name: stack.plain() for name, stack in self._stacks.items()}
 
     def adopt(self, calibration: Mapping[str, Any]) -> None:
@@ -255,9 +261,19 @@ class BigelPlus(TrainedMethod):
             for behavior, parts in branches.items()
         }
         for behavior, stack in self._stacks.items():
-            parts = {**branches[behavior], **self._counted(behavior)}
+            if behavior in self._learned:
+                parts = self._learned[behavior][1]
+            else:
+                parts = {**branches[behavior], **self._counted(behavior)}
             found[behavior] = stack.scorer(parts, self._known)
         return found
+
+    def cross_fitted(self) -> dict[str, Scorer]:
+        """Behavior → the stacks that were learned without each fold of the users."""
+        return {
+            behavior: learned.cross_fitted(parts, self._known)
+            for behavior, (learned, parts) in self._learned.items()
+        }
 
     @torch.no_grad()
     def _branches(self) -> dict[str, dict[str, Part]]:
