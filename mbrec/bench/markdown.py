@@ -20,7 +20,8 @@ SECOND = "†"
 SAME_ROWS = (
     "The search and this table use the same rows: settings were chosen on the validation part, and "
     "it is the validation part that is reported. Figures of methods that had something to choose "
-    "are somewhat too good."
+    "are somewhat too good. A method that learns from these rows itself (bigel-plus) ranks each "
+    "user by what others have taught."
 )
 
 

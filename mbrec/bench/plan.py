@@ -21,7 +21,7 @@ from mbrec.results import HeldOut
 from mbrec.run import SCHEMA_VERSION as RUN_SCHEMA
 from mbrec.version import __version__
 
-CELL_SCHEMA = 1
+CELL_SCHEMA = 2
 PRECEDES = " ≻ "
 
 Phase = Literal["trial", "final"]
