@@ -1,10 +1,12 @@
 """What each ingredient of a trained BiGEL+ adds, on the validation part, without training again.
 
     python benchmarks/ingredients.py data/jd runs/plus
+    python benchmarks/ingredients.py data/jd runs/plus --only "- context" --only "- cascade"
 
 The weights are those of the run; for every row some ingredients are switched off and what the
-others count is learned anew. NDCG@5 per behavior: on the rows that it was learned from, and
-cross-fitted in brackets (each fifth of the users ranked by what the other four taught).
+others count is learned anew. NDCG@5 per behavior among the candidates that a stack is learned from:
+cross-fitted (each fifth of the users ranked by what the other four taught), and in brackets on the
+rows that it was learned from.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="rows; all by default")
     options = parser.parse_args()
     dataset = PreparedDataset(options.data, ("train", "valid"))
     settings = config.resolve(options.run / "config.toml")
@@ -56,9 +59,9 @@ def main() -> None:
     similar: dict[str, Part] = {}  # walks and EASE, the same in every row
     print("| |", " | ".join(dataset.behaviors), "|")
     print("| --- |" + " ---: |" * len(dataset.behaviors))
-    for name, changes in VARIANTS.items():
-        found = learned(dataset, settings, changes, trained, similar)
-        cells = [f"{c['value']:.4f} ({c['cross_fitted']:.4f})" for c in found.values()]
+    for name in options.only or VARIANTS:
+        found = learned(dataset, settings, VARIANTS[name], trained, similar)
+        cells = [f"{c['cross_fitted']:.4f} ({c['value']:.4f})" for c in found.values()]
         print(f"| {name} |", " | ".join(cells), "|", flush=True)
 
 
