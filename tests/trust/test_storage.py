@@ -139,8 +139,11 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sealed(shop: Path) -> Iterator[Path]:
-    """A copy of `shop` in which nothing may be written."""
+def sealed(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of `shop` in which nothing may be written.
+
+    `monkeypatch` is undone after it: it goes back to a folder that may be root's alone.
+    """
     place = Path(tempfile.mkdtemp(prefix="mbrec-test-"))
     shutil.copytree(shop, place / "shop")
     (place / "shop" / "log.csv").write_text(EVENTS)

@@ -235,7 +235,7 @@ def test_the_blend_is_chosen_on_validation_and_noted(
     assert set(noted) == set(tiny_dataset.behaviors)
     for behavior, row in noted.items():
         measured = run.info["valid"]["behaviors"][behavior]["ndcg@5"]
-        assert row["value"] == pytest.approx(measured, abs=1e-6)
+        assert row["cross_fitted"] == pytest.approx(measured, abs=1e-6)
         scorer = Run(tmp_path / "blend").scorer(behavior)
         assert isinstance(scorer, Sum)
         assert len(scorer.parts) == len(row["weights"]) + 1  # and popularity
