@@ -202,6 +202,12 @@ def evaluate_run(
         dataset, place = run.dataset(data, splits=("train", split)), pick_device(device)
         if not any(len(dataset.pairs(behavior, split)) for behavior in run.behaviors):
             raise no_rows(dataset, split)
+        if split == "valid" and run.info.get("calibration") and not run.info.get("cross_fitted"):
+            log.warning(
+                "%s was trained by an earlier release and learned from these rows what its parts "
+                "count: its figures on them are too good. Train it again.",
+                run.path,
+            )
         scorers = {name: scorer.to(place) for name, scorer in run.scorers(split).items()}
         evaluation = evaluate(
             scorers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mbrec.cross_fitting import NOTE
 from mbrec.report.blocks import (
     Block,
     Cell,
@@ -36,6 +37,8 @@ def overview(material: Material) -> Section:
         blocks += [_table(material, lengths[0]), Figures([glance(material, lengths[0])])]
     for subject in material.subjects:
         who = f"{subject.letter}: " if material.several else ""
+        if material.split == "valid" and subject.run.info.get("cross_fitted"):
+            blocks.append(Text(f"{who}{NOTE}"))
         for finding in subject.summary["health"]:
             blocks.append(Text(f"{who}{shown(finding.get('message'))}", warns=True))
         if subject.measured is None:

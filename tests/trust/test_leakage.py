@@ -23,7 +23,7 @@ from mbrec.errors import ArtefactError, LeakageError
 from mbrec.evaluation import evaluate_run
 from mbrec.guard import seal
 from mbrec.interactions import INTERACTIONS_SCHEMA
-from mbrec.run import EMBEDDINGS
+from mbrec.run import EMBEDDINGS, RUN
 from mbrec.training import refit_run, train_run
 
 Row = tuple[int, int, str, str]
@@ -113,6 +113,20 @@ def test_validation_figures_are_of_lists_that_do_not_know_the_users_rows(
         assert torch.equal(of_test, exported.scores(everyone, 0, 20))
         assert not torch.equal(of_test, own.scores(everyone, 0, 20))
     assert "cross_fitted" not in evaluate_run(run.path, split="test").summary()
+
+
+def test_a_run_that_cannot_rank_its_rows_fairly_says_so(
+    make_dataset: MakeDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of an earlier release, which held the stack of all users alone."""
+    dataset = make_dataset(rows(), users=30, items=20, behaviors=["click", "buy"])
+    run = train_run(dataset.path, tmp_path / "run", settings("bigel-plus"))
+    evaluate_run(run.path, split="valid")
+    assert "too good" not in caplog.text
+    earlier = {name: value for name, value in run.info.items() if name != "cross_fitted"}
+    (run.path / RUN).write_text(json.dumps(seal(earlier)))
+    evaluate_run(run.path, split="valid")
+    assert "figures on them are too good. Train it again." in caplog.text
 
 
 def test_a_refit_has_no_rows_left_to_be_measured_by(
