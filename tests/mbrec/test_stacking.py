@@ -273,7 +273,8 @@ def test_what_ranks_the_rows_learned_from_does_not_know_the_users_own() -> None:
 
 def test_the_cross_fitted_value_is_that_of_the_cross_fitted_lists() -> None:
     parts = {"first": Part(unit_spread(factors(1))), "noise": Part(unit_spread(factors(3)))}
-    rows = held_out(dense(parts["first"].scorer) + torch.randn(USERS, ITEMS), 5)
+    noisy = dense(parts["first"].scorer) + torch.randn(USERS, ITEMS, generator=random(4))
+    rows = held_out(noisy, 5)
     learned = learn_stack(parts, Known(), rows, NOTHING, metric="hr", k=5)
     best = dense(learned.cross_fitted(parts, Known())).topk(5, dim=1).indices
     wanted = torch.from_numpy(rows.item_idx.reshape(USERS, 5)).long()
