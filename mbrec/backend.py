@@ -49,63 +49,6 @@ def dgl() -> Any:
         ) from error
 
 
-def add_sums(graph: Any, source: Any, sums: Any) -> None:
-    """Add the sums over neighbors to `sums`, in place; not differentiable.
-
-    On the CPU, DGL's kernel adds to what its output holds, so calling it directly saves a new
-    tensor of zeros and the pass that adds it. It is no public function of DGL: where it is missing
-    or does something else, the public one is used.
-
-    Args:
-        graph: Of one relation.
-        source: Of its source nodes, (S, d).
-        sums: Of its destination nodes, (T, d), contiguous.
-    """
-    if source.device.type == "cpu" and _kernel_adds():
-        if graph.num_edges():
-            _kernel(graph, source, sums)
-    else:
-        sums.add_(dgl().ops.copy_u_sum(graph, source))
-
-
-def _kernel(graph: Any, source: Any, sums: Any) -> None:
-    kernels = sys.modules["dgl._sparse_ops"]
-    none = kernels.to_dgl_nd_for_write(None)
-    kernels._CAPI_DGLKernelSpMM(
-        graph._graph,
-        "copy_lhs",
-        "sum",
-        kernels.to_dgl_nd(source),
-        kernels.to_dgl_nd(None),
-        kernels.to_dgl_nd_for_write(sums),
-        none,
-        none,
-    )
-
-
-@lru_cache(maxsize=1)
-def _kernel_adds() -> bool:
-    """Whether the kernel of this DGL adds to its output, tried on a small graph."""
-    import torch
-
-    # 40 sources with 2 edges each to the first 3 of 4 nodes: many edges per node, and none.
-    begins = torch.arange(40).repeat(2)
-    graph = dgl().heterograph(
-        {("a", "to", "b"): (begins, (begins + torch.arange(80) // 40) % 3)}, {"a": 40, "b": 4}
-    )
-    try:
-        for width in (1, 3, 16, 64, 100):  # DGL has kernels of its own for some
-            source = torch.arange(40.0 * width).view(40, width)
-            sums = torch.full((4, width), 7.0)
-            expected = sums + dgl().ops.copy_u_sum(graph, source)
-            _kernel(graph, source, sums)
-            if not torch.equal(sums, expected):
-                return False
-    except Exception:  # a function that is not public may fail in any way
-        return False
-    return True
-
-
 def shimmed_modules() -> tuple[str, ...]:
     """Names of the modules that were replaced to make DGL importable; empty if none."""
     dgl()

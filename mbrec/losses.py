@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_BLOCK = {"cpu": 1 << 18}
-"""Similarities that InfoNCE makes at a time, by kind of device: on the CPU, 1 MiB of them."""
+_BLOCK = {"cpu": 1 << 19}
+"""Similarities that InfoNCE makes at a time, by kind of device: on the CPU, 2 MiB of them."""
 
 _LARGE_BLOCK = 1 << 24
 """The same for all others, where it counts to launch little."""
+
+_SAFE = 60.0
+"""Of numbers up to this, and down to its negative, a million can be added up as exponentials."""
 
 
 def bpr(positive: Tensor, negative: Tensor, pairs: int | None = None) -> Tensor:
@@ -60,8 +63,9 @@ def info_nce(
     """
     if cosine:
         anchor, positive = F.normalize(anchor, dim=1), F.normalize(positive, dim=1)
+    largest = 1 / temperature if cosine else float("inf")
     loss: Tensor = _InfoNce.apply(  # type: ignore[no-untyped-call]
-        anchor / temperature, positive, first
+        anchor / temperature, positive, first, largest <= _SAFE
     )
     return loss
 
@@ -74,8 +78,11 @@ class _InfoNce(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, positive: Tensor, first: int) -> Tensor:
-        """The loss () of anchors (n, d), those from `first` on, against all positives (B, d)."""
+    def forward(ctx: Any, anchor: Tensor, positive: Tensor, first: int, safe: bool) -> Tensor:
+        """The loss () of anchors (n, d), those from `first` on, against all positives (B, d).
+
+        If `safe`, no similarity is larger than `_SAFE` or less than -`_SAFE`.
+        """
         count, every = len(anchor), len(positive)
         rows = max(1, _BLOCK.get(anchor.device.type, _LARGE_BLOCK) // max(1, every))
         of_anchor, of_positive = torch.empty_like(anchor), torch.zeros_like(positive)
@@ -83,10 +90,14 @@ class _InfoNce(torch.autograd.Function):
         for start in range(0, count, rows):
             block = slice(start, start + rows)
             scores = anchor[block] @ positive.T  # (n, B)
-            own, largest = scores.diagonal(first + start).clone(), scores.amax(1, keepdim=True)
-            shares = scores.sub_(largest).exp_()
+            total -= scores.diagonal(first + start).sum()
+            if not safe:
+                largest = scores.amax(1, keepdim=True)
+                scores.sub_(largest)
+                total += largest.sum()
+            shares = scores.exp_()
             sums = shares.sum(1, keepdim=True)  # (n, 1)
-            total += (largest + sums.log()).sum() - own.sum()
+            total += sums.log().sum()
             torch.mm(shares, positive, out=of_anchor[block]).div_(sums)
             of_positive.addmm_(shares.T, anchor[block] / sums)
         mine = slice(first, first + count)  # the positives of these anchors
@@ -97,8 +108,8 @@ class _InfoNce(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """The gradients (n, d) and (B, d), from that of the loss ()."""
         of_anchor, of_positive = ctx.saved_tensors
         scale = outer / len(of_positive)
-        return scale * of_anchor, scale * of_positive, None
+        return scale * of_anchor, scale * of_positive, None, None

@@ -79,7 +79,7 @@ def _propagate(engine: str, device: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from mbrec.engines import DglEngine, TorchEngine
+    from mbrec.engines import DglEngine, Engine, TorchEngine
     from mbrec.graph import Pairs, build_graph
     from mbrec.propagation import Nodes
 
@@ -93,11 +93,9 @@ def _propagate(engine: str, device: str) -> dict[str, Any]:
         .requires_grad_()
         for count in (users, items)
     )
-    built = (
-        DglEngine(build_graph({"click": pairs}, users, items), device)
-        if engine == "dgl"
-        else TorchEngine({"click": pairs}, users, items, device)
-    )
+    built: Engine = TorchEngine({"click": pairs}, users, items, device)
+    if engine == "dgl":
+        built = DglEngine(build_graph({"click": pairs}, users, items), device)
     got = built.aggregate("click", Nodes(user_emb, item_emb))
     u, i = (torch.from_numpy(index).long().to(device) for index in (pairs.user_idx, pairs.item_idx))
     want = Nodes(
@@ -105,11 +103,15 @@ def _propagate(engine: str, device: str) -> dict[str, Any]:
         torch.zeros_like(item_emb).index_add(0, i, user_emb[u]),
     )
     off = max(float((a - b).abs().max()) for a, b in zip(got, want, strict=True))
-    with torch.no_grad():  # what training does for all layers but the last
-        added = Nodes(torch.ones_like(user_emb), torch.ones_like(item_emb))
-        built.add_neighbors("click", "user", item_emb, added.user)
-        built.add_neighbors("click", "item", user_emb, added.item)
-        off = max(off, *(float((a - 1 - b).abs().max()) for a, b in zip(added, want, strict=True)))
+    # What training does: the same sums, of which each edge has a weight.
+    ways, roots = built.normalized("click"), [n.clamp(min=1).sqrt() for n in built.degrees("click")]
+    for way, sums, own, table, others in (
+        (ways.user, want.user, roots[0], item_emb, roots[1]),
+        (ways.item, want.item, roots[1], user_emb, roots[0]),
+    ):
+        with torch.no_grad():
+            scaled = own.unsqueeze(1) * way.sums(table * others.unsqueeze(1))
+        off = max(off, float((scaled - sums).abs().max()))
     gradients = [
         torch.autograd.grad(n.user.square().sum() + n.item.square().sum(), (user_emb, item_emb))
         for n in (got, want)

@@ -1,8 +1,4 @@
-"""LightGCN on one relation.
-
-The symmetric normalization 1/(√|N_u| √|N_i|) is applied as a scaling of the nodes, never as a
-weight on the edges: a weighted message leaves DGL's fast kernel and costs ten times as much.
-"""
+"""LightGCN on one relation."""
 
 from __future__ import annotations
 
@@ -13,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mbrec.engines import SIDES, Engine
+from mbrec.engines import Engine
 from mbrec.engines import Nodes as Nodes
-from mbrec.workspace import Workspace
 
 Combination = Literal["mean", "sum", "last"]
 
@@ -29,9 +24,6 @@ class Relation:
     root: Nodes  # √|N|, (U, 1) and (I, 1)
     inverse_root: Nodes  # 1/√|N|, 0 for isolated nodes
     inverse: Nodes  # 1/|N|, 0 for isolated nodes
-    keeping_root: Nodes  # √|N|, and 1 for isolated nodes, which keep what is their own
-    keeping_inverse_root: Nodes  # 1 / keeping_root
-    workspace: Workspace
 
     @classmethod
     def of(cls, name: str, engine: Engine) -> Relation:
@@ -42,17 +34,7 @@ class Relation:
             user, item = (torch.where(d > 0, d.clamp(min=1) ** exponent, 0.0) for d in degrees)
             return Nodes(user, item)
 
-        keeping = [d.clamp(min=1) for d in degrees]
-        return cls(
-            name,
-            engine,
-            root=power(0.5),
-            inverse_root=power(-0.5),
-            inverse=power(-1.0),
-            keeping_root=Nodes(*(d**0.5 for d in keeping)),
-            keeping_inverse_root=Nodes(*(d**-0.5 for d in keeping)),
-            workspace=Workspace.of(engine),
-        )
+        return cls(name, engine, root=power(0.5), inverse_root=power(-0.5), inverse=power(-1.0))
 
 
 def light_gcn(
@@ -68,9 +50,8 @@ def light_gcn(
         e^(l+1)_u = Σ_{i ∈ N_u} e^(l)_i / (√|N_u| √|N_i|), likewise for items;
         the result is the mean or the sum over layers 0 … L, or the last layer.
 
-    With z = D^-½ e the two scalings between layers fold into one: z ← D⁻¹ (A z + D^½ e^(0)), layer
-    by layer, gives D^-½ times the sum over layers. Isolated nodes receive nothing: their layers
-    1 … L are zero.
+    Layers are summed by Horner's rule, h ← Ã h + e^(0), so none of them is kept. Isolated nodes
+    receive nothing: their layers 1 … L are zero.
 
     Args:
         relation: The relation to propagate over.
@@ -126,36 +107,23 @@ def _light_gcn(
     relation: Relation, layers: int, combination: Combination, residual: bool, nodes: Nodes
 ) -> Nodes:
     share = 1 / (layers + 1) if combination == "mean" else 1.0
-    own = residual + (0.0 if combination == "last" else share)
-    result = Nodes(*(e.new_empty(e.shape) for e in nodes))
-    with relation.workspace.lent(nodes) as memory:
-        # They change places after every layer, and the last one is to end in the result.
-        z, sums = Nodes(*memory), result
-        if layers % 2 == 0:
-            z, sums = sums, z
-        for left in reversed(range(layers)):
-            # One side after the other: what is written is still in the cache when it is read.
-            for side, other in ((0, 1), (1, 0)):
-                if left == layers - 1:
-                    _scale(nodes[other], relation.inverse_root[other], 1.0, z[other])
-                # Horner's rule: e^(0) is added in every layer, by starting the sums from it. It
-                # stands before the scalings that follow them, hence the root; isolated nodes are
-                # not scaled.
-                start = (own / share) if left == 0 else float(combination != "last")
-                _scale(nodes[side], relation.keeping_root[side], start, sums[side])
-                relation.engine.add_neighbors(relation.name, SIDES[side], z[other], sums[side])
-                # The last layer takes both scalings that follow it, D⁻¹ and D^½, at once.
-                if left:
-                    _scale(sums[side], relation.inverse[side], 1.0, sums[side])
-                else:
-                    _scale(sums[side], relation.keeping_inverse_root[side], share, sums[side])
-            z, sums = sums, z
-    return result
-
-
-def _scale(e: Tensor, by: Tensor, factor: float, into: Tensor) -> None:
-    """Write factor · by · e."""
-    if factor:
-        torch.mul(e, by if factor == 1 else by * factor, out=into)
-    else:
-        into.zero_()
+    # A factor of the whole sum would be a pass over all nodes. So each product has the L-th root of
+    # it, and what is added after the n-th, as L - n products follow, that much more.
+    factor = share ** (1 / layers)
+    by_user, by_item = relation.engine.normalized(relation.name, factor)
+    current = nodes
+    for left in reversed(range(layers)):
+        added = 0.0 if combination == "last" else share / factor**left
+        if not left:
+            added += residual
+        sums = []
+        # One side after the other: what is summed is still in the cache when it is added to.
+        for adjacency, own, others in (
+            (by_user, nodes.user, current.item),
+            (by_item, nodes.item, current.user),
+        ):
+            sums.append(adjacency.sums(others))
+            if added:
+                sums[-1].add_(own, alpha=added)
+        current = Nodes(*sums)
+    return current

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from mbrec import backend
+from mbrec.adjacency import Bags, Scaled, SparseCsr, of_pairs
 from mbrec.columns import GLOBAL
 from mbrec.engines import DglEngine, Engine, TorchEngine
 from mbrec.errors import DataError
-from mbrec.graph import Pairs, build_graph
+from mbrec.graph import Pairs, build_graph, reverse_edge_type
 from mbrec.propagation import Combination, Nodes, Relation, light_gcn
 
 USERS, ITEMS, SIZE = 12, 9, 5
@@ -104,19 +104,6 @@ def test_engines_agree_on_gradients(seed: int, relation: str) -> None:
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
 
-def test_gradient_of_the_torch_engine_is_right_by_finite_differences() -> None:
-    engine = TorchEngine(random_relations(0), USERS, ITEMS)
-    doubled = {name: tensor.double() for name, tensor in engine._forward.items()}
-    engine._forward = doubled
-    engine._transposed = {name: t.double() for name, t in engine._transposed.items()}
-    nodes = [table.detach().double().requires_grad_() for table in random_nodes(0)]
-
-    def propagate(user: torch.Tensor, item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(engine.aggregate("click", Nodes(user, item)))
-
-    assert torch.autograd.gradcheck(propagate, nodes)
-
-
 def test_one_layer_by_hand() -> None:
     """Users 0, 1 have item 0; user 1 also has item 1. Degrees 1, 2 and 2, 1."""
     relations = {"click": Pairs(np.array([0, 1, 1], np.int32), np.array([0, 0, 1], np.int32))}
@@ -131,16 +118,37 @@ def test_one_layer_by_hand() -> None:
 
 @pytest.mark.parametrize("size", [1, 5, 16, 64])
 @pytest.mark.parametrize("relation", ["click", "favorite"])
-def test_sums_over_neighbors_are_added_to_what_is_there(size: int, relation: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normalized_sums_are_those_of_the_dense_matrix(
+    size: int, relation: str, dtype: torch.dtype
+) -> None:
     relations = random_relations(0)
-    matrix = torch.from_numpy(dense(relations, relation)).float()
-    user, item = torch.randn(USERS, size), torch.randn(ITEMS, size)
+    matrix = torch.from_numpy(dense(relations, relation)).to(dtype)
+    roots = [degree.clamp(min=1).sqrt() for degree in (matrix.sum(1), matrix.sum(0))]
+    expected = 0.5 * matrix / roots[0].unsqueeze(1) / roots[1]
+    user, item = torch.randn(USERS, size, dtype=dtype), torch.randn(size, ITEMS, dtype=dtype).T
     for engine in engines(relations):
-        sums = Nodes(torch.ones(USERS, size), 2 * torch.ones(ITEMS, size))
-        engine.add_neighbors(relation, "user", item, sums.user)
-        engine.add_neighbors(relation, "item", user, sums.item)
-        torch.testing.assert_close(sums.user, 1 + matrix @ item, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(sums.item, 2 + matrix.T @ user, atol=1e-5, rtol=1e-5)
+        ways = engine.normalized(relation, 0.5)
+        torch.testing.assert_close(ways.user.sums(item), expected @ item, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ways.item.sums(user), expected.T @ user, atol=1e-5, rtol=1e-5)
+        assert engine.normalized(relation, 0.5) is ways
+
+
+@pytest.mark.parametrize("relation", ["click", "favorite"])
+def test_what_other_devices_use_gives_the_same(relation: str) -> None:
+    """No GPU is needed for it: CSR matrices, and DGL's sums between two scalings."""
+    relations = random_relations(0)
+    pairs, engine = relations[relation], DglEngine(build_graph(relations, USERS, ITEMS))
+    bags = of_pairs(pairs.user_idx, pairs.item_idx, (USERS, ITEMS))
+    assert isinstance(bags, Bags)
+    matrix = SparseCsr(bags.offsets, bags.neighbors, ITEMS)
+    pull = partial(engine.pull, reverse_edge_type(relation))
+    rows, columns, item = torch.rand(USERS), torch.rand(ITEMS), torch.randn(ITEMS, SIZE)
+    want = bags.scaled(rows, columns).sums(item)
+    for other in (matrix.scaled(rows, columns), Scaled(pull, rows, columns)):
+        torch.testing.assert_close(other.sums(item), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(matrix.sums(item), bags.sums(item), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(matrix.sums(item.double()), bags.sums(item.double()))
 
 
 @pytest.mark.parametrize("combination", ["mean", "sum", "last"])
@@ -156,7 +164,6 @@ def test_the_residual_is_the_embedding_once_more(combination: Combination) -> No
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_what_was_propagated_stays_when_more_is_propagated(layers: int) -> None:
-    """Propagations work in the same memory, one after the other."""
     for engine in engines(random_relations(0)):
         relation = Relation.of("click", engine)
         first = light_gcn(relation, random_nodes(0), layers)
@@ -196,26 +203,3 @@ def test_propagation_keeps_nothing_on_the_graph() -> None:
     engine.aggregate("click", random_nodes(0))
     assert not graph.nodes["user"].data
     assert not graph.nodes["item"].data
-
-
-def test_another_kernel_than_the_expected_one_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backend._kernel_adds(), "the fast path is off with the DGL that is installed here"
-
-    def overwrites(graph: Any, source: Any, sums: Any) -> None:
-        sums.copy_(backend.dgl().ops.copy_u_sum(graph, source))
-
-    def is_missing(graph: Any, source: Any, sums: Any) -> None:
-        raise AttributeError("_CAPI_DGLKernelSpMM")
-
-    graph = backend.dgl().heterograph({("a", "to", "b"): ([0, 1, 1], [0, 0, 1])})
-    source = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
-    try:
-        for kernel in (overwrites, is_missing):
-            monkeypatch.setattr(backend, "_kernel", kernel)
-            backend._kernel_adds.cache_clear()
-            sums = torch.full((2, 2), 10.0)
-            backend.add_sums(graph, source, sums)
-            assert sums.tolist() == [[14.0, 17.0], [13.0, 15.0]]
-    finally:
-        monkeypatch.undo()
-        backend._kernel_adds.cache_clear()
