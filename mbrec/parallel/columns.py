@@ -109,7 +109,10 @@ class Columns:
             whole: All columns of the rows of this rank, in any number of pieces. (…, d) each
             rows: n_r of all ranks.
         """
-        parts = [torch.cat([piece[:, columns] for piece in whole]) for columns in self._slices]
+        shapes = [(sum(len(piece) for piece in whole), count) for count in self.counts]
+        parts = self.team.room(shapes, whole[0])
+        for part, columns in zip(parts, self._slices, strict=True):
+            torch.cat([piece[:, columns] for piece in whole], out=part)
         return self.team.exchange(parts, [(count, self.count) for count in rows])
 
     def total(self, parts: Sequence[Tensor]) -> list[Tensor]:

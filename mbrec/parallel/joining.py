@@ -68,9 +68,13 @@ def joined(device: str = "auto", patience: timedelta = PATIENCE) -> Iterator[Tea
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RankError(f"The {ranks} processes did not find each other ({reason}).") from error
+    team = Team(rank, ranks, None, control)
     try:
-        yield Team(rank, ranks, None, control)
+        if place.type == "cpu":
+            team.open_mailboxes()
+        yield team
     finally:
+        team.close()
         with suppress(RuntimeError):  # the others may be gone
             distributed.destroy_process_group()
 

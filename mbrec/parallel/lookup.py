@@ -78,16 +78,14 @@ class _Lookup(torch.autograd.Function):
         """All columns of this rank's rows, (n, d) for each that was asked for."""
         team = columns.team
         by_rank = [[(place, rows[r]) for place, rows in asked] for r in range(team.ranks)]
-        parts = []
-        for needs in by_rank:
-            lengths = [len(rows) for _, rows in needs]
-            part = tables[0].new_empty(sum(lengths), columns.count)
-            for (place, rows), piece in zip(needs, torch.split(part, lengths), strict=True):
+        counts = [[len(rows) for _, rows in needs] for needs in by_rank]
+        parts = team.room([(sum(count), columns.count) for count in counts], tables[0])
+        for needs, count, part in zip(by_rank, counts, parts, strict=True):
+            for (place, rows), piece in zip(needs, torch.split(part, count), strict=True):
                 torch.index_select(tables[place], 0, rows, out=piece)
-            parts.append(part)
         ctx.columns, ctx.by_rank = columns, by_rank
         ctx.counts = [len(table) for table in tables]
-        return torch.split(columns.dealt(parts), [len(rows) for _, rows in by_rank[team.rank]])
+        return torch.split(columns.dealt(parts), counts[team.rank])
 
     @staticmethod
     @once_differentiable

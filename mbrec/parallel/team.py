@@ -7,13 +7,14 @@ error with a readable message, wherever it is noticed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mbrec.errors import RankError
+from mbrec.parallel.mailboxes import Mailboxes
 
 Shape = tuple[int, ...]
 
@@ -28,14 +29,36 @@ class Team:
         ranks: R.
         group: The process group of tensors on the training's device.
         control: The group of tensors on the CPU; another one than `group` beside NCCL.
+
+    Where all ranks are on one machine, tensors on the CPU are exchanged through `Mailboxes`.
     """
 
     def __init__(self, rank: int = 0, ranks: int = 1, group: Any = None, control: Any = None):
         self.rank, self.ranks = rank, ranks
         self._group, self._control = group, control
+        self._boxes: Mailboxes | None = None
         self.sent = 0
         """Bytes that this rank has sent so far, by the usual algorithms (rings): R - 1 times what
         it gives to `gather`, 2 (R - 1) / R times what is added up, what `exchange` gives others."""
+
+    def open_mailboxes(self) -> bool:
+        """Exchange by shared memory from now on, where all ranks can; whether they do."""
+        boxes, address = None, torch.zeros(3 + 2 * self.ranks, dtype=torch.int64)
+        with suppress(OSError):
+            boxes = Mailboxes(self.rank, self.ranks)
+            address = boxes.address
+        addresses = self.gather(address)
+        able = boxes is not None and boxes.open(list(addresses))
+        if self.any(not able):
+            self._close(boxes)
+        else:
+            self._boxes = boxes
+        return self._boxes is not None
+
+    def close(self) -> None:
+        """Give back what `open_mailboxes` took."""
+        self._close(self._boxes)
+        self._boxes = None
 
     @property
     def first(self) -> bool:
@@ -83,6 +106,21 @@ class Team:
         parts = torch.split(flat, [local.numel() for local in locals_])
         return [part.view(local.shape) for part, local in zip(parts, locals_, strict=True)]
 
+    def room(self, shapes: Sequence[Shape], like: Tensor) -> list[Tensor]:
+        """Tensors to fill for rank 0, 1, … and then to `exchange`, which so need not be copied.
+
+        Args:
+            shapes: Of them.
+            like: Of their dtype and device.
+        """
+        boxes = self._boxes if like.device.type == "cpu" else None
+        return [
+            like.new_empty(shape)
+            if boxes is None or peer == self.rank
+            else boxes.room(peer, shape, like.dtype)
+            for peer, shape in enumerate(shapes)
+        ]
+
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
         """What every rank has for this one, against what this one has for every rank.
 
@@ -91,8 +129,29 @@ class Team:
             shapes: Of what rank 0, 1, … has for this one.
 
         Returns:
-            By rank; this rank's own part as it is.
+            By rank; this rank's own part as it is. What others sent stays as it is until the next
+            exchange but one, and no longer.
         """
+        found = self._by_boxes(parts, shapes) or self._by_messages(parts, shapes)
+        self.sent += sum(part.nbytes for peer, part in enumerate(parts) if peer != self.rank)
+        return found
+
+    def _by_boxes(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """`exchange` by shared memory; nothing where there is none."""
+        own = parts[self.rank]
+        if self._boxes is None or own.device.type != "cpu":
+            return []
+        self._boxes.put(parts)
+        # Messages of a byte: all is there when they are. From a rank that has ended none comes.
+        byte = torch.zeros(1, dtype=torch.uint8)
+        self._by_messages([byte] * self.ranks, [(1,)] * self.ranks)
+        return [
+            own if peer == self.rank else self._boxes.look(peer, shape, own.dtype)
+            for peer, shape in enumerate(shapes)
+        ]
+
+    def _by_messages(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """`exchange` by the group's own way."""
         found = [parts[self.rank].new_empty(shape) for shape in shapes]
         found[self.rank] = parts[self.rank]
         messages = [
@@ -108,7 +167,6 @@ class Team:
             with _among(self.ranks):
                 for message in torch.distributed.batch_isend_irecv(messages):
                     message.wait()
-        self.sent += sum(part.nbytes for peer, part in enumerate(parts) if peer != self.rank)
         return found
 
     def any(self, flag: bool) -> bool:
@@ -120,6 +178,11 @@ class Team:
     def wait(self) -> None:
         """Wait until all ranks are here."""
         self.any(False)
+
+    @staticmethod
+    def _close(boxes: Mailboxes | None) -> None:
+        if boxes is not None:
+            boxes.close()
 
     def _of(self, tensor: Tensor) -> Any:
         return self._control if tensor.device.type == "cpu" else self._group
