@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+_SUM = 0  # the mode of `torch.embedding_bag` that "sum" stands for
 
 
 class Adjacency(Protocol):
@@ -43,14 +44,18 @@ class Bags:
     def sums(self, table: Tensor) -> Tensor:
         """The weighted sums (N, d) of rows of a table (M, d)."""
         weights = self._weights
-        return F.embedding_bag(
+        # The function that `torch.nn.functional.embedding_bag` calls after its checks. Of a table
+        # that is a parameter it would prepare for backward.
+        sums: Tensor
+        sums, *_ = torch.embedding_bag(
+            table.detach().contiguous(),
             self.neighbors,
-            table.detach().contiguous(),  # of a parameter it would prepare for backward
             self.offsets,
-            mode="sum",
+            mode=_SUM,
             per_sample_weights=weights if weights is None else weights.to(table.dtype),
             include_last_offset=True,
         )
+        return sums
 
     def scaled(self, rows: Tensor, columns: Tensor) -> Bags:
         """The same with a weight on every edge: that of its node (N,) times its neighbor's (M,)."""

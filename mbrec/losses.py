@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_BLOCK = {"cpu": 1 << 19}
-"""Similarities that InfoNCE makes at a time, by kind of device: on the CPU, 2 MiB of them."""
+_BLOCK = {"cpu": 1 << 18}
+"""Similarities that InfoNCE makes at a time, by kind of device: on the CPU, 1 MiB of them."""
 
 _LARGE_BLOCK = 1 << 24
 """The same for all others, where it counts to launch little."""

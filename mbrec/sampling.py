@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Triples:
     positive: Tensor  # (B,) int64, items the user has in the behavior's training part
     negative: Tensor  # (B, N) int64, items the user does not have there
 
-    @property
+    @cached_property
     def items(self) -> Tensor:
         """The positive, then the negatives of every row. (B, 1 + N)."""
         return torch.cat([self.positive.unsqueeze(1), self.negative], dim=1)

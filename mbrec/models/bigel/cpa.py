@@ -54,8 +54,8 @@ class ContrastivePreferenceAlignment:
             nodes = torch.unique(rows)
             shares = self._columns.shares(nodes)
             first = sum(len(share) for share in shares[: self._columns.team.rank])
-            anchor = lookup.ask(view, shares)
-            positive = lookup.ask(context, [nodes] * len(shares))
+            anchor = lookup.ask((view, shares))
+            positive = lookup.ask((context, [nodes] * len(shares)))
             asked.append((anchor, positive, first))
         return lambda: torch.stack([self._side(*side) for side in asked]).sum()
 

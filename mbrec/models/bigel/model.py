@@ -29,6 +29,7 @@ from mbrec.models.base import (
     PerBehavior,
     TrainedMethod,
     base_l2,
+    gather,
     layers_of,
     node_embeddings,
     pair_scores,
@@ -41,7 +42,7 @@ from mbrec.models.bigel.gce import GlobalContextEnhancement
 from mbrec.models.terms import distinct
 from mbrec.parallel.lookup import Lookup
 from mbrec.propagation import Combination, Nodes, light_gcn
-from mbrec.sampling import Batch
+from mbrec.sampling import Batch, Triples
 from mbrec.scoring import Factors
 
 GATE_SAMPLE = 4096  # nodes of a side whose gates are looked at, or up to twice as many
@@ -144,13 +145,11 @@ class Bigel(TrainedMethod):
     def losses(self, state: BigelState, batch: Batch) -> dict[str, Tensor]:
         """Equations 13-14: BPR of every behavior, CPA, and L2; a rank scores its share of pairs."""
         lookup = Lookup(self.columns)
-        embed = partial(self.embed, lookup, state)
-        users = {b: embed(b, "user", triples.user_idx) for b, triples in batch.items()}
-        items = {b: embed(b, "item", triples.items) for b, triples in batch.items()}
+        embedded = {b: self.embed(lookup, state, b, triples) for b, triples in batch.items()}
         alignment = self._alignment(lookup, state, batch)
         terms = {}
         for behavior, triples in batch.items():
-            scores = pair_scores(users[behavior](), items[behavior]())  # (B, 1+N), eq. 12
+            scores = pair_scores(*embedded[behavior]())  # (B, 1+N), eq. 12
             terms[f"bpr/{behavior}"] = bpr(scores[:, 0], scores[:, 1:], len(triples.user_idx))
         if alignment:
             terms["cpa"] = torch.stack([weight * cpa() for weight, cpa in alignment]).sum()
@@ -238,21 +237,34 @@ class Bigel(TrainedMethod):
         ]
 
     def embed(
-        self, lookup: Lookup, state: BigelState, behavior: str, side: Side, index: Tensor
-    ) -> Callable[[], Tensor]:
-        """The embeddings that score `behavior` for an index (B, …), once the lookup is complete.
+        self, lookup: Lookup, state: BigelState, behavior: str, triples: Triples
+    ) -> Callable[[], tuple[Tensor, Tensor]]:
+        """The embeddings that score a behavior's triples, once the lookup is complete.
 
-        (B, …, d); of several ranks, this one's share of them.
+        Users (B, d) and items (B, 1 + N, d); of several ranks, this one's share of them.
         """
-        tables, rank = self._inputs(state, behavior, side), self.columns.team.rank
-        # Gates and projections run once for every node that a share names.
-        shares = self.columns.shares(index)
-        named = [distinct(share, len(tables[0])) for share in shares]
-        rows = [lookup.ask(table, [nodes for nodes, _ in named]) for table in tables]
+        rank, named, places, tables = self.columns.team.rank, [], [], []
+        for side, index in zip(SIDES, (triples.user_idx, triples.items), strict=True):
+            tables.append(self._inputs(state, behavior, side))
+            # Gates and projections run once for every node that a share names.
+            shares = self.columns.shares(index)
+            found = [distinct(share, len(tables[-1][0])) for share in shares]
+            named.append([nodes for nodes, _ in found])
+            places.append(found[rank][1].view(shares[rank].shape))
+        counts = [len(nodes[rank]) for nodes in named]
+        places[1] += counts[0]  # users and items stand in one table from here on
+        rows = [lookup.ask(*zip(both, named, strict=True)) for both in zip(*tables, strict=True)]
 
-        def embedded() -> Tensor:
-            found = self.enhance(behavior, side, *(table() for table in rows))
-            return found.index_select(0, named[rank][1]).view(*shares[rank].shape, self.config.size)
+        def embedded() -> tuple[Tensor, Tensor]:
+            given = [table() for table in rows]
+            if self.config.gates_shared:
+                whole = self.enhance(behavior, "user", *given)
+            else:
+                parts = zip(*(torch.split(table, counts) for table in given), strict=True)
+                sides = zip(SIDES, parts, strict=True)
+                whole = torch.cat([self.enhance(behavior, side, *part) for side, part in sides])
+            user, items = gather(whole, places)
+            return user, items
 
         return embedded
 

@@ -97,7 +97,7 @@ def test_rows_are_whole_and_the_gradient_is_that_of_one_process(
         shares = columns.shares(index)
         lookup = Lookup(columns)
         asked = ((own, shares), (own, [index] * team.ranks), (other, shares))
-        first, every, second = [rows() for rows in [lookup.ask(*rows) for rows in asked]]
+        first, every, second = [rows() for rows in [lookup.ask(rows) for rows in asked]]
         mixed = (first @ weights * second).square().sum() + (first @ every.T).tanh().sum()
         inner, mixed = columns.total([(own * own).sum(1), mixed])
         total = mixed + inner.square().sum()
