@@ -120,7 +120,7 @@ class _Lookup(torch.autograd.Function):
 
 
 def _spread(piece: Tensor, offsets: Tensor) -> Tensor:
-    """A table (N, d) which holds the rows of `piece` (n, d) in some of its own, and 0 in the others.
+    """A table (N, d) that holds `piece` (n, d) in some of its rows, and 0 in the others.
 
     As bags of one row or none: one pass, where filling with 0 and adding would be two over memory
     that no cache has yet.
