@@ -1,7 +1,8 @@
 """Timing in turns: what every benchmark here shares.
 
-Each turn runs all contenders one after the other, so that a busy machine slows them alike; medians
-over the turns are compared. A goal is stated beside the ratio, and never a reason to fail.
+Each turn runs all contenders one after the other, so that a busy machine slows them alike, and in
+another order every time, since one may leave the caches to the next as that would not have them.
+Medians over the turns are compared. A goal is stated beside the ratio, and never a reason to fail.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 Work = Callable[[], object]
 
@@ -52,9 +54,11 @@ class Times:
 def in_turns(contenders: Mapping[str, Work], turns: int, *, warm: int = 1) -> Times:
     """Time all contenders `turns` times in turn, after `warm` untimed turns."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    order, random = list(contenders), Random(0)
     for turn in range(-warm, turns):
-        for name, work in contenders.items():
-            taken = seconds(work)
+        random.shuffle(order)
+        for name in order:
+            taken = seconds(contenders[name])
             if turn >= 0:
                 times[name].append(taken)
     return Times(times)
