@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +12,33 @@ import torch
 from torch import Tensor
 
 _SUM = 0  # the mode of `torch.embedding_bag` that "sum" stands for
+_LARGE = 32 << 20
+"""Bytes of a result up to which torch has memory at hand (`mbrec.memory.keep_freed_memory`)."""
+
+_BLOCK = 4 << 20  # bytes of a larger one that are made at a time
 
 
 class Adjacency(Protocol):
     """Which rows of a table each node sums up, and with which weights: a matrix (N, M)."""
 
-    def sums(self, table: Tensor) -> Tensor:
-        """The weighted sums (N, d) of rows of a table (M, d); not differentiable."""
+    def sums(
+        self,
+        table: Tensor,
+        own: Tensor | None = None,
+        share: float = 1.0,
+        room: Tensor | None = None,
+    ) -> Tensor:
+        """The weighted sums of rows of a table, plus a share of the nodes' own; not differentiable.
+
+        Args:
+            table: (M, d).
+            own: (N, d); None: nothing is added.
+            share: Of `own`.
+            room: Memory (N, d) for the result, which need not be used.
+
+        Returns:
+            (N, d).
+        """
 
 
 class Bags:
@@ -41,21 +61,52 @@ class Bags:
     def __init__(self, offsets: Tensor, neighbors: Tensor, weights: Tensor | None = None) -> None:
         self.offsets, self.neighbors, self._weights = offsets, neighbors, weights
 
-    def sums(self, table: Tensor) -> Tensor:
-        """The weighted sums (N, d) of rows of a table (M, d)."""
+    def sums(
+        self,
+        table: Tensor,
+        own: Tensor | None = None,
+        share: float = 1.0,
+        room: Tensor | None = None,
+    ) -> Tensor:
+        """See `Adjacency`.
+
+        A large result goes block by block into memory of its own, each block while the cache has
+        it. The kernel itself gives new memory every time, which the system would have to clear.
+        """
+        # Of a table that is a parameter it would prepare for backward.
+        table = table.detach().contiguous()
+        size = table.shape[1] * table.itemsize
+        if (len(self.offsets) - 1) * size <= _LARGE:
+            return _plus(self._bags(table, self.offsets, slice(None)), own, share)
+        result = table.new_empty(len(self.offsets) - 1, table.shape[1]) if room is None else room
+        for rows, edges, offsets in self._blocks(max(1, _BLOCK // size)):
+            found = self._bags(table, offsets, edges)
+            if own is None:
+                result[rows] = found
+            else:
+                torch.add(found, own.detach()[rows], alpha=share, out=result[rows])
+        return result
+
+    def _bags(self, table: Tensor, offsets: Tensor, edges: slice) -> Tensor:
+        # The function that `torch.nn.functional.embedding_bag` calls after its checks.
         weights = self._weights
-        # The function that `torch.nn.functional.embedding_bag` calls after its checks. Of a table
-        # that is a parameter it would prepare for backward.
         sums: Tensor
         sums, *_ = torch.embedding_bag(
-            table.detach().contiguous(),
-            self.neighbors,
-            self.offsets,
+            table,
+            self.neighbors[edges],
+            offsets,
             mode=_SUM,
-            per_sample_weights=weights if weights is None else weights.to(table.dtype),
+            per_sample_weights=None if weights is None else weights[edges].to(table.dtype),
             include_last_offset=True,
         )
         return sums
+
+    def _blocks(self, count: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """So many nodes at a time: which, which edges are theirs, and where these begin."""
+        for start in range(0, len(self.offsets) - 1, count):
+            offsets = self.offsets[start : start + count + 1]
+            first, last = int(offsets[0]), int(offsets[-1])
+            yield slice(start, start + len(offsets) - 1), slice(first, last), offsets - first
 
     def scaled(self, rows: Tensor, columns: Tensor) -> Bags:
         """The same with a weight on every edge: that of its node (N,) times its neighbor's (M,)."""
@@ -86,9 +137,15 @@ class SparseCsr:
                 offsets, neighbors, weights, size=shape, check_invariants=True
             )
 
-    def sums(self, table: Tensor) -> Tensor:
-        """The weighted sums (N, d) of rows of a table (M, d)."""
-        return self._matrix.to(table.dtype) @ table.detach()
+    def sums(
+        self,
+        table: Tensor,
+        own: Tensor | None = None,
+        share: float = 1.0,
+        room: Tensor | None = None,
+    ) -> Tensor:
+        """See `Adjacency`."""
+        return _plus(self._matrix.to(table.dtype) @ table.detach(), own, share)
 
     def scaled(self, rows: Tensor, columns: Tensor) -> SparseCsr:
         """The same with a weight on every edge: that of its node (N,) times its neighbor's (M,)."""
@@ -109,9 +166,15 @@ class Scaled:
     def __init__(self, sums: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor) -> None:
         self._sums, self._rows, self._columns = sums, rows.unsqueeze(1), columns.unsqueeze(1)
 
-    def sums(self, table: Tensor) -> Tensor:
-        """The weighted sums (N, d) of rows of a table (M, d)."""
-        return self._sums(table.detach() * self._columns).mul_(self._rows)
+    def sums(
+        self,
+        table: Tensor,
+        own: Tensor | None = None,
+        share: float = 1.0,
+        room: Tensor | None = None,
+    ) -> Tensor:
+        """See `Adjacency`."""
+        return _plus(self._sums(table.detach() * self._columns).mul_(self._rows), own, share)
 
 
 def of_pairs(
@@ -156,3 +219,7 @@ class _Product(torch.autograd.Function):
 def _edge_weights(offsets: Tensor, neighbors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     weights = rows.repeat_interleave(offsets.diff())
     return weights.mul_(columns.index_select(0, neighbors))
+
+
+def _plus(sums: Tensor, own: Tensor | None, share: float) -> Tensor:
+    return sums if own is None else sums.add_(own.detach(), alpha=share)

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from mbrec.engines import Engine
 from mbrec.engines import Nodes as Nodes
+from mbrec.workspace import Workspace
 
 Combination = Literal["mean", "sum", "last"]
 
@@ -24,6 +25,7 @@ class Relation:
     root: Nodes  # √|N|, (U, 1) and (I, 1)
     inverse_root: Nodes  # 1/√|N|, 0 for isolated nodes
     inverse: Nodes  # 1/|N|, 0 for isolated nodes
+    workspace: Workspace
 
     @classmethod
     def of(cls, name: str, engine: Engine) -> Relation:
@@ -34,7 +36,14 @@ class Relation:
             user, item = (torch.where(d > 0, d.clamp(min=1) ** exponent, 0.0) for d in degrees)
             return Nodes(user, item)
 
-        return cls(name, engine, root=power(0.5), inverse_root=power(-0.5), inverse=power(-1.0))
+        return cls(
+            name,
+            engine,
+            root=power(0.5),
+            inverse_root=power(-0.5),
+            inverse=power(-1.0),
+            workspace=Workspace.of(engine),
+        )
 
 
 def light_gcn(
@@ -111,19 +120,22 @@ def _light_gcn(
     # it, and what is added after the n-th, as L - n products follow, that much more.
     factor = share ** (1 / layers)
     by_user, by_item = relation.engine.normalized(relation.name, factor)
-    current = nodes
-    for left in reversed(range(layers)):
-        added = 0.0 if combination == "last" else share / factor**left
-        if not left:
-            added += residual
-        sums = []
-        # One side after the other: what is summed is still in the cache when it is added to.
-        for adjacency, own, others in (
-            (by_user, nodes.user, current.item),
-            (by_item, nodes.item, current.user),
-        ):
-            sums.append(adjacency.sums(others))
-            if added:
-                sums[-1].add_(own, alpha=added)
-        current = Nodes(*sums)
+    # Two layers are held at a time, in turn where the result will be and in memory that is kept.
+    with relation.workspace.lent(nodes) as memory:
+        rooms: list[tuple[Tensor | None, Tensor | None]] = [(None, None), (memory[0], memory[1])]
+        if layers % 2 == 0:
+            rooms.reverse()
+        current = nodes
+        for left in reversed(range(layers)):
+            added = 0.0 if combination == "last" else share / factor**left
+            if not left:
+                added += residual
+            own, room = nodes if added else (None, None), rooms.pop(0)
+            sums = Nodes(
+                by_user.sums(current.item, own[0], added, room[0]),
+                by_item.sums(current.user, own[1], added, room[1]),
+            )
+            if current is not nodes:
+                rooms.append(current)
+            current = sums
     return current

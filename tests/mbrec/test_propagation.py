@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mbrec import adjacency
 from mbrec.adjacency import Bags, Scaled, SparseCsr, of_pairs
 from mbrec.columns import GLOBAL
 from mbrec.engines import DglEngine, Engine, TorchEngine
@@ -132,6 +133,44 @@ def test_normalized_sums_are_those_of_the_dense_matrix(
         torch.testing.assert_close(ways.user.sums(item), expected @ item, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ways.item.sums(user), expected.T @ user, atol=1e-5, rtol=1e-5)
         assert engine.normalized(relation, 0.5) is ways
+
+
+@pytest.mark.parametrize("relation", ["click", "favorite"])
+def test_a_large_result_is_made_block_by_block_where_there_is_room(
+    relation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item, own = torch.randn(ITEMS, SIZE), torch.randn(USERS, SIZE)
+    for engine in engines(random_relations(0)):
+        bags = engine.normalized(relation).user
+        plain, added = bags.sums(item), bags.sums(item, own, 0.5)
+        torch.testing.assert_close(added, plain + 0.5 * own)
+        monkeypatch.setattr(adjacency, "_LARGE", 0)
+        for block in (1, 4 * SIZE * 5, 1 << 20):  # bytes: rows one by one, five by five, all
+            monkeypatch.setattr(adjacency, "_BLOCK", block)
+            room = torch.full((USERS, SIZE), math.nan)
+            assert bags.sums(item, own, 0.5, room) is room
+            assert torch.equal(room, added)
+            assert torch.equal(bags.sums(item), plain)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("combination", ["mean", "sum", "last"])
+def test_large_tables_are_propagated_to_the_same_bits(
+    layers: int, combination: Combination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers lie in memory that is used again: if one is needed there still, this fails."""
+    for engine in engines(random_relations(0)):
+        for residual in (False, True):
+            found = []
+            for large in (1 << 30, 0):
+                monkeypatch.setattr(adjacency, "_LARGE", large)
+                relation, first = Relation.of("click", engine), random_nodes(1)
+                kept = light_gcn(relation, first, layers, combination, residual=residual)
+                light_gcn(relation, random_nodes(2), layers, combination)
+                found.append([part.detach() for part in kept])
+            for plain, blocks in zip(*found, strict=True):
+                assert torch.equal(plain, blocks)
 
 
 @pytest.mark.parametrize("relation", ["click", "favorite"])
