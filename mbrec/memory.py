@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from mbrec.errors import TrainingError
 
 _GIB = 1 << 30
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
 
 
 def free_memory(device: torch.device | str = "cpu", root: Path = Path("/")) -> int | None:
@@ -78,14 +81,32 @@ def require_learning(weights: Iterable[Tensor], *, averaged: bool, validated: bo
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, up to some 60 MiB, for what it needs next.
+    """Let this process keep what it frees for what it needs next, until `return_freed_memory`.
 
-    A training step takes and frees tensors of some MiB all the time. glibc gives such memory back
-    to the system, which has to clear it, page by page, when it is taken again: up to 8 % of a step.
-    But it adapts: where a block of up to 32 MiB was taken from the system and is freed, it keeps
-    twice as much from then on. Other allocators do not mind.
+    A training step takes and frees tensors all the time, of some MiB each or of hundreds. glibc
+    gives such memory back to the system, which has to clear it, page by page, when it is taken
+    again: up to a tenth of a step on a small log, and a third on a large one. Other allocators are
+    left as they are.
     """
-    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
+    _set_malloc(_MMAP_MAX, 0)  # take all from the heap, of which nothing goes back …
+    _set_malloc(_TRIM_THRESHOLD, -1)  # … from its end
+
+
+def return_freed_memory() -> None:
+    """End what `keep_freed_memory` began, and give back what is free."""
+    # What is set once no longer adapts by itself: this is how far it would have.
+    limits = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
+    if all([_set_malloc(setting, value) for setting, value in limits.items()]):
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_malloc(setting: int, value: int) -> bool:
+    """Set what glibc's `mallopt` sets; whether there is one."""
+    try:
+        return bool(ctypes.CDLL(None).mallopt(setting, value))
+    except (AttributeError, OSError, TypeError):  # TypeError: on Windows
+        return False
 
 
 def _available(root: Path) -> Iterator[int]:

@@ -19,7 +19,7 @@ from mbrec.errors import StoppedError, TrainingError
 from mbrec.files import sweep
 from mbrec.health import FiniteWatch, gate_shares
 from mbrec.keeping import Keeper, Validate
-from mbrec.memory import keep_freed_memory
+from mbrec.memory import keep_freed_memory, return_freed_memory
 from mbrec.models.base import TrainedMethod
 from mbrec.parallel.team import ALONE, Team
 from mbrec.randomness import generator
@@ -110,7 +110,6 @@ class Trainer:
     until: Mapping[str, int] = field(default_factory=dict)  # part of the method → its last epoch
 
     def __post_init__(self) -> None:
-        keep_freed_memory()
         self.progress = Progress()
         self._begun: Mapping[str, Tensor] = {}  # of an epoch that was stopped within
         self.optimizer = torch.optim.Adam(self.method.parameters(), lr=self.config.lr, fused=True)
@@ -148,6 +147,14 @@ class Trainer:
             TrainingError: A loss is not finite. The last good checkpoint stays.
             StoppedError: `stop` asked for it. Everything up to the last step is saved.
         """
+        keep_freed_memory()
+        try:
+            self._run()
+        finally:
+            return_freed_memory()
+        return self.progress
+
+    def _run(self) -> None:
         if self.team.first:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             sweep(self.checkpoints)  # where nothing is left to train, nothing is saved
@@ -159,7 +166,6 @@ class Trainer:
             self.keeper.load()
         else:
             self.keeper.keep()
-        return self.progress
 
     def give_way(self) -> None:
         """For `validate` to call now and then: ends it where `stop` asks for that.

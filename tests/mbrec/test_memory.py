@@ -83,8 +83,9 @@ def test_what_learning_adds_to_the_weights_has_to_fit(
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do as they like")
-def test_memory_that_a_step_frees_is_not_fetched_from_the_system_again() -> None:
-    script = """
+@pytest.mark.parametrize("rows", [20_000, 160_000])  # 5 and 41 MB
+def test_memory_that_a_step_frees_is_not_fetched_from_the_system_again(rows: int) -> None:
+    script = f"""
 import resource, torch
 from mbrec.memory import keep_freed_memory
 keep_freed_memory()
@@ -92,9 +93,30 @@ faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for step in range(13):
     if step == 3:
         before = faults()
-    tables = [torch.ones(20_000, 64) for _ in range(8)]
+    tables = [torch.ones({rows}, 64) for _ in range(8)]
     del tables
 print(faults() - before)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert int(found.stdout) < 1000  # 75,000 without: ten steps of 8 tables of 1,250 pages
+    assert int(found.stdout) < 1000  # 100,000 without: ten steps of 8 tables of 1,250 pages
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do as they like")
+def test_what_was_kept_is_given_back() -> None:
+    script = """
+import torch
+from pathlib import Path
+from mbrec.memory import keep_freed_memory, return_freed_memory
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+keep_freed_memory()
+tables = [torch.ones(160_000, 64) for _ in range(8)]
+print(resident())
+del tables
+print(resident())
+return_freed_memory()
+print(resident())
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    full, kept, left = map(int, found.stdout.split())
+    assert kept > full - 1000
+    assert left < full - 70_000  # 80,000 pages of tables

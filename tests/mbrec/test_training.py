@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mbrec import memory, training
+from mbrec import memory, trainer, training
 from mbrec.config import Settings, from_dict
 from mbrec.dataset import GRAPH, PreparedDataset
 from mbrec.errors import (
@@ -357,3 +358,15 @@ def test_tables_that_fit_one_by_one_but_not_together_are_refused_before_a_run_be
     with pytest.raises(TrainingError, match=r"To learn .* weights .*Lower model\.size"):
         train_run(tiny_dataset.path, tmp_path / "run", from_dict(values))
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("lr", [0.02, 1e30])
+def test_memory_that_training_kept_is_given_back_however_it_ends(
+    lr: float, tmp_path: Path, tiny_dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("keep_freed_memory", "return_freed_memory"):
+        monkeypatch.setattr(trainer, name, partial(calls.append, name))
+    with nullcontext() if lr < 1 else pytest.raises(TrainingError, match="not finite"):
+        train_run(tiny_dataset.path, tmp_path / "run", settings(1, lr=lr))
+    assert calls == ["keep_freed_memory", "return_freed_memory"]
