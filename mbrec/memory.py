@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -96,9 +95,9 @@ def return_freed_memory() -> None:
     """End what `keep_freed_memory` began, and give back what is free."""
     # What is set once no longer adapts by itself: this is how far it would have.
     limits = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
-    if all([_set_malloc(setting, value) for setting, value in limits.items()]):
-        with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    done = [_set_malloc(setting, value) for setting, value in limits.items()]
+    if all(done):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_malloc(setting: int, value: int) -> bool:
