@@ -3,7 +3,7 @@
     python benchmarks/propagation.py
 
 Against the bare DGL product and what else torch offers: sparse CSR, sparse COO, gather + index_add.
-"mbrec" is one layer of LightGCN, with both degree scalings; "mbrec, sums" leaves them out, as the
+"mbrec" is one layer of LightGCN, with its normalization; "mbrec, sums" leaves it out, as the
 bare product does.
 """
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 _SUM = 0  # the mode of `torch.embedding_bag` that "sum" stands for
 _LARGE = 32 << 20
-"""Bytes of a result up to which torch has memory at hand (`mbrec.memory.keep_freed_memory`)."""
+"""Bytes of a result beyond which it is made in blocks: layers in between then need no memory that
+is new each time, which would be cleared first, or kept beside all the rest."""
 
 _BLOCK = 4 << 20  # bytes of a larger one that are made at a time
 
@@ -70,8 +71,8 @@ class Bags:
     ) -> Tensor:
         """See `Adjacency`.
 
-        A large result goes block by block into memory of its own, each block while the cache has
-        it. The kernel itself gives new memory every time, which the system would have to clear.
+        A large result goes block by block into the room for it, each block while the cache has it.
+        The kernel itself gives new memory every time.
         """
         # Of a table that is a parameter it would prepare for backward.
         table = table.detach().contiguous()
