@@ -11,7 +11,7 @@ import torch
 
 from mbrec import correction, stacking
 from mbrec.candidates import Candidates, find_candidates
-from mbrec.correction import Correction, fit_correction
+from mbrec.correction import Correction, _gradient, _Layer, fit_correction
 from mbrec.errors import ArtefactError
 from mbrec.graph import Pairs
 from mbrec.network import Network
@@ -134,6 +134,33 @@ def test_candidates_are_scored_as_all_items_are() -> None:
     torch.testing.assert_close(
         network.scores(mine, *features)[there], everywhere[there], atol=1e-4, rtol=1e-4
     )
+
+
+def test_gradients_are_those_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correction, "_CELLS", 7)
+    random = torch.Generator().manual_seed(0)
+    base = torch.randn(5, 6, generator=random, dtype=torch.float64)
+    held_out = torch.rand(5, 6, generator=random) < 0.4
+    there = held_out | (torch.rand(5, 6, generator=random) < 0.6)
+    share = torch.rand(5, generator=random, dtype=torch.float64)
+    inputs = torch.randn(int(there.sum()), 4, generator=random, dtype=torch.float64)
+    layer = _Layer(
+        torch.randn(4, 3, generator=random, dtype=torch.float64),
+        torch.randn(3, generator=random, dtype=torch.float64),
+    )
+
+    def scores(added: torch.Tensor) -> torch.Tensor:
+        found = base.masked_fill(~there, -torch.inf)
+        found[there] = found[there] + added
+        return found
+
+    logs = scores(torch.relu(inputs @ layer.maps) @ layer.last).log_softmax(1)
+    loss = -(torch.where(held_out, logs, 0.0).sum(1) @ share) / len(share)
+    expected = torch.autograd.grad(loss, layer.parameters())
+    away = _gradient(scores(layer.scores(inputs)), held_out, share)
+    layer.learn(inputs, away[there])
+    for weight, gradient in zip(layer.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
 
 
 def test_no_held_out_row_among_the_candidates_teaches_nothing() -> None:
