@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from mbrec.errors import DataError
@@ -165,6 +167,16 @@ class Sparse(_Movable):
         """Where the matrix is."""
         return self.values.device
 
+    @cached_property
+    def matrix(self) -> Any:
+        """The same as a `scipy.sparse.csr_matrix`, on the CPU; nothing is copied."""
+        found = sparse.csr_matrix((self.num_users, self.num_items), dtype=np.float32)
+        # Given to the constructor, indices would be copied into 32 bits.
+        found.indptr, found.indices, found.data = (
+            part.numpy() for part in (self.indptr, self.items, self.values)
+        )
+        return found
+
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The entries of some rows (B,): which row (0 … B-1), item and value, each (E,), by row."""
         start = self.indptr[index]
@@ -300,6 +312,8 @@ def _products(left: Sparse, right: Sparse, rows: Tensor, start: int, stop: int) 
 
     Memory: 50 bytes for each of `_PRODUCTS` products beside the block, whatever the rows hold.
     """
+    if left.device.type == "cpu" and (start, stop) == (0, right.num_items):
+        return _whole_products(left, right, rows)
     row, inner, weight = left.rows(rows)
     counts = right.indptr[inner + 1] - right.indptr[inner]
     # Each piece ends with the entry of `left` that fills it. A sum is added up in the same order
@@ -311,6 +325,16 @@ def _products(left: Sparse, right: Sparse, rows: Tensor, start: int, stop: int) 
         entry, scored, value = right.rows(these)
         _add(block, at[entry], scored, factor[entry] * value, start, stop)
     return block.view(len(rows), stop - start)
+
+
+def _whole_products(left: Sparse, right: Sparse, rows: Tensor) -> Tensor:
+    """`_products` of all columns, by SciPy: the same sums in the same order, four times as fast."""
+    block = np.zeros((len(rows), right.num_items), np.float32)
+    some = max(_PRODUCTS // max(right.num_items, 1), 1)
+    for first in range(0, len(rows), some):
+        part = slice(first, first + some)
+        (left.matrix[rows[part].numpy()] @ right.matrix).toarray(out=block[part])
+    return torch.from_numpy(block)
 
 
 def _block(row: Tensor, item: Tensor, value: Tensor, height: int, start: int, stop: int) -> Tensor:

@@ -135,6 +135,7 @@ def test_how_many_products_are_held_at_a_time_changes_no_bit(
             expected[place] += HISTORY[user, inner] * SIMILARITY[inner]
     scorer = KINDS[kind][0]()
     assert torch.equal(scorer.scores(users, 1, 6), expected[:, 1:6])
+    assert torch.equal(scorer.scores(users, 0, ITEMS), expected)  # all columns go another way
     assert not scorer.scores(users[1:2], 0, ITEMS).any()
     assert scorer.scores(users[:0], 0, ITEMS).shape == (0, ITEMS)
 
