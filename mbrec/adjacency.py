@@ -46,8 +46,8 @@ class Bags:
     """An adjacency on the CPU, as bags of rows of the table.
 
     torch generates the code for it at run time (FBGEMM): one node after the other, all d columns in
-    registers, the next rows prefetched. It takes two thirds of the time of DGL's kernel, and with
-    weights hardly more (`benchmarks/propagation.py`).
+    registers, the next rows prefetched. It takes less time than DGL's kernel, and with weights
+    hardly more than without (`benchmarks/propagation.py`).
 
     Args:
         offsets: Where each node's neighbors begin among `neighbors`, and where the last's end.

@@ -87,9 +87,9 @@ class DglEngine(Engine):
     """
 
     def __init__(self, graph: Any, device: torch.device | str = "cpu") -> None:
+        super().__init__()
         # Sums over the neighbors of a node need its edges side by side, CSC, and so do gradients,
         # by the reverse edge type. COO and CSR would take half the memory again.
-        super().__init__()
         self._graph = graph.formats(["csc"]).to(device)
         function = dgl().function
         self._message, self._reduce = function.copy_u("h", "m"), function.sum("m", "h")
