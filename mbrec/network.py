@@ -81,17 +81,17 @@ class Network(Composed):
     def _correction(self, read: Tensor, user_idx: Tensor, start: int, stop: int) -> Tensor:
         """What is added (B, n); changes what was read."""
         read.sub_(self.center[:, None]).mul_(self.scale[:, None]).clamp_(-self.CLIP, self.CLIP)
-        of_items = (
-            self.item_weights.T @ self.item_features[start:stop].T + self.bias[:, None]
-        )  # (H, n)
-        of_users = self.user_features[user_idx] @ self.user_weights  # (B, H)
-        found = read.new_empty(len(user_idx), stop - start)
-        maps, last = self.weights.T.contiguous(), self.last[None]
+        of_users = self.user_features[user_idx] @ self.user_weights + self.bias  # (B, H)
+        count, features = read.shape[1], self.item_features[start:stop].T
+        # What a product takes of every item: scores, features of the item, and 1 for the user.
+        ones = features.new_ones(1, stop - start)
+        inputs = torch.cat([read.new_empty(count, stop - start), features, ones])
+        maps = torch.cat([self.weights, self.item_weights, self.bias[None]]).T.contiguous()
+        found, last = read.new_empty(len(user_idx), stop - start), self.last[None]
         # One user and some items at a time: the hidden units of a whole block are H times as large.
         for user, mine, result in zip(of_users, read, found, strict=True):
+            inputs[:count], maps[:, -1] = mine, user
             for first in range(0, stop - start, _UNITS):
                 some = slice(first, first + _UNITS)
-                hidden = torch.addmm(of_items[:, some], maps, mine[:, some])
-                hidden.add_(user[:, None]).relu_()
-                torch.mm(last, hidden, out=result[None, some])
+                torch.mm(last, (maps @ inputs[:, some]).relu_(), out=result[None, some])
         return found
