@@ -2,7 +2,8 @@
 
     python benchmarks/propagation.py
 
-Against the bare DGL product and what else torch offers: sparse CSR, sparse COO, gather + index_add.
+Against the bare DGL product, DGL's with weights on the edges, and what else torch offers: sparse
+CSR, sparse COO, gather + index_add.
 "mbrec" is one layer of LightGCN, with its normalization; "mbrec, sums" leaves it out, as the
 bare product does.
 """
@@ -33,7 +34,8 @@ def contenders(pairs: Pairs, users: int, items: int) -> dict[str, Propagate]:
     relation = Relation.of("click", engine)
     other = Relation.of("click", TorchEngine({"click": pairs}, users, items))
     to_item, to_user = graph[edge_type("click")], graph[reverse_edge_type("click")]
-    copy_sum = dgl().ops.copy_u_sum
+    copy_sum, weighted_sum = dgl().ops.copy_u_sum, dgl().ops.u_mul_e_sum
+    weights = torch.rand(len(pairs), 1)
     user_idx, item_idx = pairs.tensors()
     coo, coo_t = sparse(pairs, users, items)
     csr, csr_t = coo.to_sparse_csr(), coo_t.to_sparse_csr()
@@ -51,6 +53,9 @@ def contenders(pairs: Pairs, users: int, items: int) -> dict[str, Propagate]:
         "mbrec, torch engine": lambda nodes: light_gcn(other, nodes, 1, "last"),
         "bare DGL copy_u_sum": lambda nodes: Nodes(
             copy_sum(to_user, nodes.item), copy_sum(to_item, nodes.user)
+        ),
+        "DGL u_mul_e_sum": lambda nodes: Nodes(
+            weighted_sum(to_user, nodes.item, weights), weighted_sum(to_item, nodes.user, weights)
         ),
         "torch CSR": lambda nodes: Nodes(csr @ nodes.item, csr_t @ nodes.user),
         "torch COO": lambda nodes: Nodes(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ is new each time, which would be cleared first, or kept beside all the rest."""
 _BLOCK = 4 << 20  # bytes of a larger one that are made at a time
 
 
-class Adjacency(Protocol):
+class Adjacency(ABC):
     """Which rows of a table each node sums up, and with which weights: a matrix (N, M)."""
 
     def sums(
@@ -40,9 +41,30 @@ class Adjacency(Protocol):
         Returns:
             (N, d).
         """
+        table, own = table.detach(), None if own is None else own.detach()
+        blocks = self._in_blocks(table)
+        if blocks is None:
+            whole = self._sums(table)
+            return whole if own is None else whole.add_(own, alpha=share)
+        height, pieces = blocks
+        result = table.new_empty(height, table.shape[1]) if room is None else room
+        for rows, sums in pieces:
+            if own is None:
+                result[rows] = sums
+            else:
+                torch.add(sums, own[rows], alpha=share, out=result[rows])
+        return result
+
+    @abstractmethod
+    def _sums(self, table: Tensor) -> Tensor:
+        """The weighted sums (N, d) in new memory, of a table (M, d)."""
+
+    def _in_blocks(self, table: Tensor) -> tuple[int, Iterator[tuple[slice, Tensor]]] | None:
+        """N, and which nodes' sums are which, where they are better made block by block."""
+        return None
 
 
-class Bags:
+class Bags(Adjacency):
     """An adjacency on the CPU, as bags of rows of the table.
 
     torch generates the code for it at run time (FBGEMM): one node after the other, all d columns in
@@ -62,52 +84,23 @@ class Bags:
     def __init__(self, offsets: Tensor, neighbors: Tensor, weights: Tensor | None = None) -> None:
         self.offsets, self.neighbors, self._weights = offsets, neighbors, weights
 
-    def sums(
-        self,
-        table: Tensor,
-        own: Tensor | None = None,
-        share: float = 1.0,
-        room: Tensor | None = None,
-    ) -> Tensor:
-        """See `Adjacency`.
+    def _sums(self, table: Tensor) -> Tensor:
+        return _bags(table.contiguous(), self.offsets, self.neighbors, self._weights)
 
-        A large result goes block by block into the room for it, each block while the cache has it.
-        The kernel itself gives new memory every time.
-        """
-        # Of a table that is a parameter it would prepare for backward.
-        table = table.detach().contiguous()
-        size = table.shape[1] * table.itemsize
-        if (len(self.offsets) - 1) * size <= _LARGE:
-            return _plus(self._bags(table, self.offsets, slice(None)), own, share)
-        result = table.new_empty(len(self.offsets) - 1, table.shape[1]) if room is None else room
-        for rows, edges, offsets in self._blocks(max(1, _BLOCK // size)):
-            found = self._bags(table, offsets, edges)
-            if own is None:
-                result[rows] = found
-            else:
-                torch.add(found, own.detach()[rows], alpha=share, out=result[rows])
-        return result
+    def _in_blocks(self, table: Tensor) -> tuple[int, Iterator[tuple[slice, Tensor]]] | None:
+        """See `Adjacency`: a large result, each block while the cache has it."""
+        height, size = len(self.offsets) - 1, table.shape[1] * table.itemsize
+        if height * size <= _LARGE:
+            return None
+        return height, self._blocks(table.contiguous(), max(1, _BLOCK // size))
 
-    def _bags(self, table: Tensor, offsets: Tensor, edges: slice) -> Tensor:
-        # The function that `torch.nn.functional.embedding_bag` calls after its checks.
-        weights = self._weights
-        sums: Tensor
-        sums, *_ = torch.embedding_bag(
-            table,
-            self.neighbors[edges],
-            offsets,
-            mode=_SUM,
-            per_sample_weights=None if weights is None else weights[edges].to(table.dtype),
-            include_last_offset=True,
-        )
-        return sums
-
-    def _blocks(self, count: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """So many nodes at a time: which, which edges are theirs, and where these begin."""
+    def _blocks(self, table: Tensor, count: int) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(self.offsets) - 1, count):
             offsets = self.offsets[start : start + count + 1]
-            first, last = int(offsets[0]), int(offsets[-1])
-            yield slice(start, start + len(offsets) - 1), slice(first, last), offsets - first
+            edges = slice(int(offsets[0]), int(offsets[-1]))
+            weights = None if self._weights is None else self._weights[edges]
+            sums = _bags(table, offsets - offsets[0], self.neighbors[edges], weights)
+            yield slice(start, start + len(sums)), sums
 
     def scaled(self, rows: Tensor, columns: Tensor) -> Bags:
         """The same with a weight on every edge: that of its node (N,) times its neighbor's (M,)."""
@@ -115,7 +108,7 @@ class Bags:
         return Bags(self.offsets, self.neighbors, weights)
 
 
-class SparseCsr:
+class SparseCsr(Adjacency):
     """An adjacency as torch's sparse CSR matrix, for devices other than the CPU.
 
     Args:
@@ -138,15 +131,8 @@ class SparseCsr:
                 offsets, neighbors, weights, size=shape, check_invariants=True
             )
 
-    def sums(
-        self,
-        table: Tensor,
-        own: Tensor | None = None,
-        share: float = 1.0,
-        room: Tensor | None = None,
-    ) -> Tensor:
-        """See `Adjacency`."""
-        return _plus(self._matrix.to(table.dtype) @ table.detach(), own, share)
+    def _sums(self, table: Tensor) -> Tensor:
+        return self._matrix.to(table.dtype) @ table
 
     def scaled(self, rows: Tensor, columns: Tensor) -> SparseCsr:
         """The same with a weight on every edge: that of its node (N,) times its neighbor's (M,)."""
@@ -155,7 +141,7 @@ class SparseCsr:
         return SparseCsr(offsets, neighbors, len(columns), weights)
 
 
-class Scaled:
+class Scaled(Adjacency):
     """An adjacency of ones with a factor for every node and one for every neighbor.
 
     Args:
@@ -165,17 +151,11 @@ class Scaled:
     """
 
     def __init__(self, sums: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor) -> None:
-        self._sums, self._rows, self._columns = sums, rows.unsqueeze(1), columns.unsqueeze(1)
+        self._sums_of_ones = sums
+        self._rows, self._columns = rows.unsqueeze(1), columns.unsqueeze(1)
 
-    def sums(
-        self,
-        table: Tensor,
-        own: Tensor | None = None,
-        share: float = 1.0,
-        room: Tensor | None = None,
-    ) -> Tensor:
-        """See `Adjacency`."""
-        return _plus(self._sums(table.detach() * self._columns).mul_(self._rows), own, share)
+    def _sums(self, table: Tensor) -> Tensor:
+        return self._sums_of_ones(table * self._columns).mul_(self._rows)
 
 
 def of_pairs(
@@ -222,5 +202,15 @@ def _edge_weights(offsets: Tensor, neighbors: Tensor, rows: Tensor, columns: Ten
     return weights.mul_(columns.index_select(0, neighbors))
 
 
-def _plus(sums: Tensor, own: Tensor | None, share: float) -> Tensor:
-    return sums if own is None else sums.add_(own.detach(), alpha=share)
+def _bags(table: Tensor, offsets: Tensor, neighbors: Tensor, weights: Tensor | None) -> Tensor:
+    """What `torch.nn.functional.embedding_bag` calls after its checks."""
+    sums: Tensor
+    sums, *_ = torch.embedding_bag(
+        table,
+        neighbors,
+        offsets,
+        mode=_SUM,
+        per_sample_weights=None if weights is None else weights.to(table.dtype),
+        include_last_offset=True,
+    )
+    return sums

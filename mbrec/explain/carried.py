@@ -84,7 +84,7 @@ def propagated(
             index = center.neighbors[relation.name]
             found.append(Carried(part, relation.name, layer, index, vectors))
         if layer < layers:
-            current = one_layer(relation, current)
+            current = light_gcn(relation, current, 1, "last")
     return weights[0], found
 
 
@@ -122,13 +122,6 @@ def cascaded(
 def scaled(carried: Carried, factor: float) -> Carried:
     """The same vectors times `factor`."""
     return replace(carried, vectors=carried.vectors * factor)
-
-
-def one_layer(relation: Relation, nodes: Nodes) -> Nodes:
-    """e^(l+1) from e^(l): one layer of LightGCN, without any combination of layers."""
-    user, item = (scale * e for scale, e in zip(relation.inverse_root, nodes, strict=True))
-    summed = relation.engine.aggregate(relation.name, Nodes(user, item))
-    return Nodes(summed.user * relation.inverse_root.user, summed.item * relation.inverse_root.item)
 
 
 def _weights(layers: int, combination: Combination) -> list[float]:

@@ -162,11 +162,8 @@ class CascadingRank(Method):
 
 def _step(relation: Relation, nodes: Nodes, source: Nodes, gamma: float) -> Nodes:
     """γ (Ã r_I, Ãᵀ r_U) + source."""
-    scaled = Nodes(*(root * r for root, r in zip(relation.inverse_root, nodes, strict=True)))
-    found = relation.engine.aggregate(relation.name, scaled)
-    for rows, root, rest in zip(found, relation.inverse_root, source, strict=True):
-        rows.mul_(gamma * root).add_(rest)
-    return found
+    by_user, by_item = relation.engine.normalized(relation.name, gamma)
+    return Nodes(by_user.sums(nodes.item, source.user), by_item.sums(nodes.user, source.item))
 
 
 ENTRY = Entry(CascadingRankConfig, CascadingRank)

@@ -49,15 +49,15 @@ class Team:
             address = boxes.address
         addresses = self.gather(address)
         able = boxes is not None and boxes.open(list(addresses))
+        self._boxes = boxes
         if self.any(not able):
-            self._close(boxes)
-        else:
-            self._boxes = boxes
+            self.close()
         return self._boxes is not None
 
     def close(self) -> None:
         """Give back what `open_mailboxes` took."""
-        self._close(self._boxes)
+        if self._boxes is not None:
+            self._boxes.close()
         self._boxes = None
 
     @property
@@ -178,11 +178,6 @@ class Team:
     def wait(self) -> None:
         """Wait until all ranks are here."""
         self.any(False)
-
-    @staticmethod
-    def _close(boxes: Mailboxes | None) -> None:
-        if boxes is not None:
-            boxes.close()
 
     def _of(self, tensor: Tensor) -> Any:
         return self._control if tensor.device.type == "cpu" else self._group

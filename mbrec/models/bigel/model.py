@@ -256,6 +256,7 @@ class Bigel(TrainedMethod):
         rows = [lookup.ask(*zip(both, named, strict=True)) for both in zip(*tables, strict=True)]
 
         def embedded() -> tuple[Tensor, Tensor]:
+            """Users (B, d) and items (B, 1 + N, d), by equations 5-9."""
             given = [table() for table in rows]
             if self.config.gates_shared:
                 whole = self.enhance(behavior, "user", *given)
